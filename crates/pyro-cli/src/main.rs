@@ -1,0 +1,2 @@
+//! The `pyro` executable.
+fn main() {}

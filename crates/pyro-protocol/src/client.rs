@@ -1,0 +1,155 @@
+//! Messages between a client (a surface's core) and the supervisor of one VM.
+//!
+//! ```text
+//!   client                              supervisor
+//!     Launch ──────────────────────────►
+//!                 ◄─────────────────── Progress …
+//!                 ◄─────────────────── Ready | Failed          (exactly one)
+//!     Start, stdin frames, GrantOutput ►
+//!                 ◄─────────────────── output frames, GrantStdin
+//!                 ◄─────────────────── Ended | RunFailed       (exactly one per run)
+//!     (closes the socket) ─────────────► VM destroyed, supervisor gone
+//! ```
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::guest::BootReport;
+use crate::run::{Command, ExitStatus, RunId, Stream};
+
+/// From a client to a supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// The first message: which VM to start. Boxed because it dwarfs the others.
+    Launch(Box<LaunchSpec>),
+    Start {
+        run: RunId,
+        command: Command,
+        timeout: Duration,
+    },
+    GrantOutput {
+        run: RunId,
+        stream: Stream,
+        bytes: u32,
+    },
+    /// Ends a run early; its `Ended` follows.
+    Cancel { run: RunId },
+}
+
+/// From a supervisor to a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromSupervisor {
+    /// The VM's start has come this far.
+    Progress(LaunchPhase),
+    /// The VM takes commands.
+    Ready(LaunchReport),
+    /// The VM cannot be had. The supervisor is gone after this.
+    Failed(Failure),
+    GrantStdin {
+        run: RunId,
+        bytes: u32,
+    },
+    /// The run's process ended; every byte of its output was sent before.
+    Ended {
+        run: RunId,
+        end: RunEnd,
+    },
+    /// The run has no exit status, because the VM is lost or never executed it.
+    RunFailed {
+        run: RunId,
+        failure: Failure,
+    },
+}
+
+/// Everything a supervisor must know to start one VM. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    /// 12 lower-case hex digits.
+    pub vm_id: String,
+    pub vcpu_count: u8,
+    pub memory_mib: u32,
+    /// The VM is destroyed this long after its start, whatever it does.
+    pub time_to_live: Duration,
+    pub accelerator: Accelerator,
+    pub qemu: PathBuf,
+    pub mke2fs: PathBuf,
+    pub kernel_image: PathBuf,
+    /// In the order in which they must be loaded.
+    pub kernel_modules: Vec<PathBuf>,
+    pub rootfs_image: PathBuf,
+    /// An existing directory of this user; the scratch disk is an unnamed file on its file system.
+    pub scratch_directory: PathBuf,
+}
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// The host's hardware virtualisation.
+    Kvm,
+    /// QEMU's software emulation.
+    Tcg,
+}
+
+impl Accelerator {
+    /// As in payloads and on QEMU's command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// A step of a VM's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LaunchPhase {
+    /// The scratch disk and the initial file system are being made.
+    PreparingDisks,
+    /// QEMU runs and the guest boots.
+    Booting,
+    /// The agent answered and takes its identity.
+    Configuring,
+}
+
+/// How a VM's start went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchReport {
+    /// Time from the launch message to each step's end, in order.
+    pub steps: Vec<LaunchStep>,
+    pub boot: BootReport,
+    /// How often the boot was tried; more than once where a first one never answered.
+    pub boot_attempts: u32,
+}
+
+/// One timed step of a VM's start, seen from the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchStep {
+    pub name: String,
+    pub since_launch: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEnd {
+    pub status: ExitStatus,
+    /// From start to end, on the supervisor's clock.
+    pub duration: Duration,
+    pub reason: EndReason,
+    /// The guest's kernel killed some process of this run because memory ran out.
+    pub out_of_memory: bool,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndReason {
+    /// Its process ended by itself.
+    Finished,
+    /// Its time-out was over, and every process it started was killed.
+    TimedOut,
+    /// Its client asked for the end, and every process it started was killed.
+    Cancelled,
+}

@@ -1,0 +1,163 @@
+//! A failure, as it crosses process boundaries and as every surface shows it.
+
+use std::error::Error;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Hints and causes kept of one failure; a chain is never this long in practice.
+const LINES_MAX: usize = 16;
+
+/// What went wrong, by what the caller can do about it. Stable: the code is public.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// A value is outside its limits or malformed; nothing was done.
+    InvalidInput,
+    /// The catalog has no environment of this name.
+    UnknownEnvironment,
+    /// The environment could not be fetched, built or verified.
+    EnvironmentUnavailable,
+    /// A disk is too full.
+    NoSpace,
+    /// The host lacks something that VMs need.
+    HostUnsupported,
+    /// The VM did not start.
+    VmStartFailed,
+    /// The VM died, or broke the protocol, in the middle of its work.
+    VmLost,
+    /// The VM's time to live is over.
+    VmExpired,
+    /// The caller asked for something that this version cannot do yet.
+    NotAvailable,
+    /// The caller ended the work before it was done.
+    Interrupted,
+    /// A defect in pyro.
+    Internal,
+}
+
+impl FailureKind {
+    pub const ALL: [Self; 11] = [
+        Self::InvalidInput,
+        Self::UnknownEnvironment,
+        Self::EnvironmentUnavailable,
+        Self::NoSpace,
+        Self::HostUnsupported,
+        Self::VmStartFailed,
+        Self::VmLost,
+        Self::VmExpired,
+        Self::NotAvailable,
+        Self::Interrupted,
+        Self::Internal,
+    ];
+
+    /// The stable name, as in `{"error": {"code": …}}`.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::InvalidInput => "invalid_input",
+            Self::UnknownEnvironment => "unknown_environment",
+            Self::EnvironmentUnavailable => "environment_unavailable",
+            Self::NoSpace => "no_space",
+            Self::HostUnsupported => "host_unsupported",
+            Self::VmStartFailed => "vm_start_failed",
+            Self::VmLost => "vm_lost",
+            Self::VmExpired => "vm_expired",
+            Self::NotAvailable => "not_available",
+            Self::Interrupted => "interrupted",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// An error that survives a process boundary: the chain of causes as text, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub message: String,
+    /// From the nearest cause to the root.
+    pub causes: Vec<String>,
+    /// What the user can do, each a whole sentence without a full stop.
+    pub hints: Vec<String>,
+}
+
+impl Failure {
+    /// A failure without causes or hints.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+        }
+    }
+
+    /// Takes the message and the chain of causes from `error`.
+    pub fn from_error(kind: FailureKind, error: &dyn Error) -> Self {
+        let mut failure = Self::new(kind, error.to_string());
+        failure.causes = chain(error);
+        failure
+    }
+
+    /// Puts `message` in front: what was there becomes its cause.
+    #[must_use]
+    pub fn context(mut self, message: impl Into<String>) -> Self {
+        let cause = std::mem::replace(&mut self.message, message.into());
+        self.causes.insert(0, cause);
+        self.causes.truncate(LINES_MAX);
+        self
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        if self.hints.len() < LINES_MAX {
+            self.hints.push(hint.into());
+        }
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl Error for Failure {}
+
+/// The texts of an error's causes, nearest first.
+fn chain(error: &dyn Error) -> Vec<String> {
+    std::iter::successors(error.source(), |&cause| cause.source())
+        .take(LINES_MAX)
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot start the VM")]
+    struct Outer {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn the_chain_of_causes_is_kept_in_order() {
+        let error = Outer {
+            source: std::io::Error::other("no such device"),
+        };
+        let failure = Failure::from_error(FailureKind::VmStartFailed, &error)
+            .context("cannot run the command");
+        assert_eq!(failure.message, "cannot run the command");
+        assert_eq!(failure.causes, ["cannot start the VM", "no such device"]);
+    }
+
+    #[test]
+    fn every_code_is_unique() {
+        let mut codes: Vec<_> = FailureKind::ALL.iter().map(|kind| kind.code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), FailureKind::ALL.len());
+    }
+}
