@@ -36,7 +36,9 @@ pub enum ToSupervisor {
         bytes: u32,
     },
     /// Ends a run early; its `Ended` follows.
-    Cancel { run: RunId },
+    Cancel {
+        run: RunId,
+    },
 }
 
 /// From a supervisor to a client.

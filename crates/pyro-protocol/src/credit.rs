@@ -36,10 +36,7 @@ impl Credit {
 
     /// Takes `bytes` off the credit.
     pub fn spend(&mut self, bytes: usize) -> Result<(), CreditExceeded> {
-        let exceeded = CreditExceeded {
-            bytes,
-            available: self.0,
-        };
+        let exceeded = CreditExceeded { bytes, available: self.0 };
         let bytes = u32::try_from(bytes).map_err(|_| exceeded.clone())?;
         self.0 = self.0.checked_sub(bytes).ok_or(exceeded)?;
         Ok(())
@@ -49,10 +46,7 @@ impl Credit {
     pub fn grant(&mut self, bytes: u32) -> Result<(), CreditExceeded> {
         let room = WINDOW_BYTES - self.0;
         if bytes > room {
-            return Err(CreditExceeded {
-                bytes: bytes as usize,
-                available: room,
-            });
+            return Err(CreditExceeded { bytes: bytes as usize, available: room });
         }
         self.0 += bytes;
         Ok(())

@@ -83,12 +83,7 @@ pub struct Failure {
 impl Failure {
     /// A failure without causes or hints.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            causes: Vec::new(),
-            hints: Vec::new(),
-        }
+        Self { kind, message: message.into(), causes: Vec::new(), hints: Vec::new() }
     }
 
     /// Takes the message and the chain of causes from `error`.
@@ -104,6 +99,15 @@ impl Failure {
         let cause = std::mem::replace(&mut self.message, message.into());
         self.causes.insert(0, cause);
         self.causes.truncate(LINES_MAX);
+        self
+    }
+
+    /// Adds `cause` behind the causes that are known.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        if self.causes.len() < LINES_MAX {
+            self.causes.push(cause.into());
+        }
         self
     }
 
@@ -144,9 +148,7 @@ mod tests {
 
     #[test]
     fn the_chain_of_causes_is_kept_in_order() {
-        let error = Outer {
-            source: std::io::Error::other("no such device"),
-        };
+        let error = Outer { source: std::io::Error::other("no such device") };
         let failure = Failure::from_error(FailureKind::VmStartFailed, &error)
             .context("cannot run the command");
         assert_eq!(failure.message, "cannot run the command");

@@ -174,6 +174,11 @@ impl FrameDecoder {
         self.consumed += HEADER_BYTES + length;
         Ok(Some(frame))
     }
+
+    /// The bytes that were pushed but not returned in a frame.
+    pub fn into_unread(mut self) -> Vec<u8> {
+        self.buffer.split_off(self.consumed)
+    }
 }
 
 #[cfg(test)]
@@ -194,10 +199,7 @@ mod tests {
         decoder.push(&header(2, u32::MAX));
         assert_eq!(
             decoder.next_frame(),
-            Err(FrameError::TooLong {
-                length: u32::MAX as usize,
-                limit: CHUNK_BYTES_MAX
-            })
+            Err(FrameError::TooLong { length: u32::MAX as usize, limit: CHUNK_BYTES_MAX })
         );
     }
 
@@ -205,10 +207,16 @@ mod tests {
     fn an_unknown_kind_is_refused() {
         let mut decoder = FrameDecoder::default();
         decoder.push(&header(9, 0));
-        assert_eq!(
-            decoder.next_frame(),
-            Err(FrameError::UnknownKind { kind: 9 })
-        );
+        assert_eq!(decoder.next_frame(), Err(FrameError::UnknownKind { kind: 9 }));
+    }
+
+    #[test]
+    fn unread_bytes_are_those_behind_the_last_frame() {
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&encode_chunk(FrameKind::Stdin, RunId(1), b"hi").unwrap());
+        decoder.push(b"\x09more");
+        assert!(decoder.next_frame().unwrap().is_some());
+        assert_eq!(decoder.into_unread(), b"\x09more");
     }
 
     #[test]
@@ -227,16 +235,8 @@ mod tests {
             Just(FrameKind::Output(Stream::Stdout)),
             Just(FrameKind::Output(Stream::Stderr)),
         ];
-        (
-            kind,
-            any::<u32>(),
-            prop::collection::vec(any::<u8>(), 0..300),
-        )
-            .prop_map(|(kind, run, payload)| Frame {
-                kind,
-                run: RunId(run),
-                payload,
-            })
+        (kind, any::<u32>(), prop::collection::vec(any::<u8>(), 0..300))
+            .prop_map(|(kind, run, payload)| Frame { kind, run: RunId(run), payload })
     }
 
     proptest! {

@@ -19,6 +19,8 @@ const HELLO_MAGIC: [u8; 8] = *b"\x7fpyro>1\n";
 const WELCOME_MAGIC: [u8; 8] = *b"\x7fpyro<1\n";
 const PREAMBLE_BYTES: usize = 8 + 4 + 16;
 
+type Preamble = [u8; PREAMBLE_BYTES];
+
 /// The first bytes of a conversation, from the side that calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
@@ -34,20 +36,20 @@ pub struct Welcome {
 }
 
 impl Hello {
-    pub fn to_bytes(self) -> [u8; PREAMBLE_BYTES] {
+    /// No frame starts with this byte, so a caller may greet anew where a frame would start.
+    pub const FIRST_BYTE: u8 = HELLO_MAGIC[0];
+
+    pub fn to_bytes(self) -> Preamble {
         encode(HELLO_MAGIC, self.version, self.nonce)
     }
 
     pub fn welcome(self) -> Welcome {
-        Welcome {
-            version: VERSION,
-            nonce: self.nonce,
-        }
+        Welcome { version: VERSION, nonce: self.nonce }
     }
 }
 
 impl Welcome {
-    pub fn to_bytes(self) -> [u8; PREAMBLE_BYTES] {
+    pub fn to_bytes(self) -> Preamble {
         encode(WELCOME_MAGIC, self.version, self.nonce)
     }
 }
@@ -68,9 +70,7 @@ pub struct HelloScanner(Scanner);
 impl HelloScanner {
     /// Takes bytes off the line; once the greeting is whole, returns it with the bytes behind it.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Option<(Hello, Vec<u8>)>, HandshakeError> {
-        let found = self
-            .0
-            .push(bytes, |preamble| preamble[..8] == HELLO_MAGIC)?;
+        let found = self.0.push(bytes, |preamble| preamble[..8] == HELLO_MAGIC)?;
         Ok(found.map(|(preamble, rest)| {
             let (version, nonce) = decode(&preamble);
             (Hello { version, nonce }, rest)
@@ -87,10 +87,7 @@ pub struct WelcomeScanner {
 
 impl WelcomeScanner {
     pub fn new(nonce: Nonce) -> Self {
-        Self {
-            scanner: Scanner::default(),
-            nonce,
-        }
+        Self { scanner: Scanner::default(), nonce }
     }
 
     /// Takes bytes off the line; once the answer is whole, returns the bytes behind it.
@@ -121,8 +118,8 @@ impl Scanner {
     fn push(
         &mut self,
         bytes: &[u8],
-        matches: impl Fn(&[u8; PREAMBLE_BYTES]) -> bool,
-    ) -> Result<Option<([u8; PREAMBLE_BYTES], Vec<u8>)>, HandshakeError> {
+        matches: impl Fn(&Preamble) -> bool,
+    ) -> Result<Option<(Preamble, Vec<u8>)>, HandshakeError> {
         self.window.extend_from_slice(bytes);
         let mut start = 0;
         while let Some((candidate, rest)) =
@@ -142,7 +139,7 @@ impl Scanner {
     }
 }
 
-fn encode(magic: [u8; 8], version: u32, nonce: Nonce) -> [u8; PREAMBLE_BYTES] {
+fn encode(magic: [u8; 8], version: u32, nonce: Nonce) -> Preamble {
     let mut bytes = [0; PREAMBLE_BYTES];
     bytes[..8].copy_from_slice(&magic);
     bytes[8..12].copy_from_slice(&version.to_le_bytes());
@@ -150,10 +147,9 @@ fn encode(magic: [u8; 8], version: u32, nonce: Nonce) -> [u8; PREAMBLE_BYTES] {
     bytes
 }
 
-fn decode(preamble: &[u8; PREAMBLE_BYTES]) -> (u32, Nonce) {
-    let (version, nonce) = preamble[8..]
-        .split_first_chunk::<4>()
-        .expect("a preamble has 20 bytes behind its magic");
+fn decode(preamble: &Preamble) -> (u32, Nonce) {
+    let (version, nonce) =
+        preamble[8..].split_first_chunk::<4>().expect("a preamble has 20 bytes behind its magic");
     let nonce = nonce.first_chunk::<16>().expect("16 of them are the nonce");
     (u32::from_le_bytes(*version), *nonce)
 }
@@ -180,26 +176,15 @@ mod tests {
 
     #[test]
     fn an_answer_to_another_nonce_is_skipped() {
-        let stale = Hello {
-            version: VERSION,
-            nonce: [1; 16],
-        }
-        .welcome();
-        let fresh = Hello {
-            version: VERSION,
-            nonce: NONCE,
-        }
-        .welcome();
+        let stale = Hello { version: VERSION, nonce: [1; 16] }.welcome();
+        let fresh = Hello { version: VERSION, nonce: NONCE }.welcome();
         let stream = [&stale.to_bytes()[..], &fresh.to_bytes()[..], b"next"].concat();
         assert_eq!(scan(&stream, 5), Ok(Some(b"next".to_vec())));
     }
 
     #[test]
     fn another_version_is_named() {
-        let welcome = Welcome {
-            version: 99,
-            nonce: NONCE,
-        };
+        let welcome = Welcome { version: 99, nonce: NONCE };
         assert_eq!(
             scan(&welcome.to_bytes(), 28),
             Err(HandshakeError::VersionMismatch { theirs: 99 })
