@@ -1,0 +1,64 @@
+//! Takes over what makes this VM different from every other one made from the same template.
+
+use std::io;
+
+use pyro_protocol::guest::{ENTROPY_BYTES, Identity};
+use rustix::io::Errno;
+use rustix::system::sethostname;
+use rustix::time::{ClockId, Timespec, clock_settime};
+
+use crate::sys;
+
+/// Why the identity could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    #[error("the time {seconds} s after the epoch is out of range")]
+    TimeOutOfRange { seconds: u64 },
+    #[error("cannot set the clock")]
+    Clock { source: Errno },
+    #[error("got {bytes} bytes of entropy instead of {ENTROPY_BYTES}")]
+    EntropyLength { bytes: usize },
+    #[error("cannot seed the random number generator")]
+    Entropy { source: io::Error },
+    #[error("cannot set the host name")]
+    Hostname { source: Errno },
+    #[error("cannot write an identity file")]
+    File { source: io::Error },
+}
+
+/// Sets clock, random seed, machine id and host name.
+pub(crate) fn take(identity: Identity) -> Result<(), IdentityError> {
+    let Identity { time, entropy, machine_id, hostname } = identity;
+
+    let seconds = i64::try_from(time.as_secs())
+        .map_err(|_| IdentityError::TimeOutOfRange { seconds: time.as_secs() })?;
+    let now = Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() };
+    clock_settime(ClockId::Realtime, now).map_err(|source| IdentityError::Clock { source })?;
+
+    let entropy: [u8; ENTROPY_BYTES] = entropy
+        .try_into()
+        .map_err(|entropy: Vec<u8>| IdentityError::EntropyLength { bytes: entropy.len() })?;
+    let urandom = fs_err::File::open("/dev/urandom").map_err(file)?;
+    sys::reseed_random(urandom.file(), entropy)
+        .map_err(|source| IdentityError::Entropy { source })?;
+
+    sethostname(hostname.as_bytes()).map_err(|source| IdentityError::Hostname { source })?;
+    fs_err::write("/etc/machine-id", format!("{machine_id}\n")).map_err(file)?;
+    fs_err::write("/etc/hostname", format!("{hostname}\n")).map_err(file)?;
+    fs_err::write("/etc/hosts", hosts_file(&hostname)).map_err(file)
+}
+
+fn file(source: io::Error) -> IdentityError {
+    IdentityError::File { source }
+}
+
+/// As Debian's installer writes it.
+fn hosts_file(hostname: &str) -> String {
+    format!(
+        "127.0.0.1\tlocalhost\n\
+         127.0.1.1\t{hostname}\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         ff02::1\tip6-allnodes\n\
+         ff02::2\tip6-allrouters\n"
+    )
+}
