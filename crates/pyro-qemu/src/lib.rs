@@ -1,1 +1,16 @@
-//! See ARCHITECTURE.md.
+//! One QEMU process: which accelerator this host really has, the machine as a command line, and the
+//! process from start to end.
+//!
+//! Knows nothing of environments or commands: it gets files, and gives a machine that runs.
+
+pub mod accelerator;
+
+pub mod machine;
+
+pub mod process;
+
+pub mod executable;
+
+pub mod tsc;
+
+mod sys;
