@@ -1,1 +1,32 @@
-//! See ARCHITECTURE.md.
+//! The supervisor: the host process that owns exactly one VM and dies with it.
+//!
+//! [`server`] is the process itself; [`client`] is how another process starts and uses it. In
+//! between:
+//!
+//! ```text
+//!   client ═══ socket ═══ driver ═══ virtio port ═══ agent
+//!                           │
+//!                     conversation (pure: who may send what, and when it is too late)
+//! ```
+
+pub mod client;
+
+pub mod server;
+
+mod driver;
+
+mod conversation;
+
+mod launch;
+
+mod boot;
+
+mod initramfs;
+
+mod scratch;
+
+mod console;
+
+mod link;
+
+mod sys;

@@ -1,0 +1,172 @@
+//! One boot: QEMU started on a machine, and the agent in it greeted and configured.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use pyro_protocol::frame::{FrameKind, decode_message};
+use pyro_protocol::guest::{BootReport, ENTROPY_BYTES, FromGuest, Identity, ToGuest};
+use pyro_protocol::handshake::Nonce;
+use pyro_qemu::machine::Machine;
+use pyro_qemu::process::{QemuEnd, QemuProcess, SpawnError};
+use tokio::net::UnixStream;
+
+use crate::console::Console;
+use crate::link::{Link, LinkError};
+
+/// From QEMU's start to the agent's greeting. An emulated boot takes 2 to 6 seconds on an idle host;
+/// the rest is for hosts on which many VMs boot at once.
+pub(crate) const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+
+/// From the greeting to the agent's readiness: a handful of small writes, of which a
+/// crowded host was seen to make twenty seconds.
+const CONFIGURE_DEADLINE: Duration = Duration::from_mins(1);
+
+/// A machine that runs, with its three lines to the outside.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    pub(crate) qemu: QemuProcess,
+    pub(crate) guest: Link,
+    pub(crate) console: Console,
+}
+
+/// The host's ends of a machine's sockets, made before the machine.
+#[derive(Debug)]
+pub(crate) struct HostEnds {
+    pub(crate) port: UnixStream,
+    pub(crate) console: UnixStream,
+}
+
+/// Why a boot did not end in a VM that takes commands.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BootError {
+    #[error("QEMU does not start")]
+    NoQemu { source: SpawnError },
+    #[error("cannot wait for QEMU")]
+    CannotWait { source: io::Error },
+    #[error("QEMU ended during the boot ({status})")]
+    QemuEnded { status: String, source: QemuLastWords },
+    #[error("the guest did not come up within {} seconds", BOOT_DEADLINE.as_secs())]
+    NoAnswer { source: ConsoleLines },
+    #[error("the guest's agent cannot be talked to")]
+    NoConversation { source: LinkError },
+    #[error("the guest's agent gave up: {reason}")]
+    AgentGaveUp { reason: String },
+    #[error("the guest's agent answered with an unexpected message")]
+    UnexpectedAnswer,
+    #[error("the kernel gives no random numbers")]
+    NoRandomness { source: getrandom::Error },
+}
+
+/// What a dead QEMU, or the guest in it, said last.
+#[derive(Debug, thiserror::Error)]
+#[error("{complaint}{}{console}", if complaint.is_empty() { "" } else { "; " })]
+pub(crate) struct QemuLastWords {
+    complaint: String,
+    console: ConsoleLines,
+}
+
+/// The end of the guest's console.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", if lines.is_empty() {
+    "the guest printed nothing".to_owned()
+} else {
+    format!("the guest's last lines: {}", lines.join(" | "))
+})]
+pub(crate) struct ConsoleLines {
+    lines: Vec<String>,
+}
+
+/// A connected pair of stream sockets: the host's end, and the end that QEMU inherits.
+pub(crate) fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (host, qemu) = std::os::unix::net::UnixStream::pair()?;
+    host.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(host)?, qemu.into()))
+}
+
+/// Starts `machine` and waits for its agent. On failure nothing is left.
+pub(crate) async fn boot(qemu: &Path, machine: Machine, host: HostEnds) -> Result<Vm, BootError> {
+    let mut process = QemuProcess::spawn(qemu, machine.into_command_line())
+        .map_err(|source| BootError::NoQemu { source })?;
+    let mut console = Console::new(host.console);
+    let call = Link::call(host.port, nonce()?);
+    let answer = tokio::select! {
+        end = process.wait() => return Err(qemu_ended(end, &mut console)),
+        never = console.pump() => match never {},
+        answer = tokio::time::timeout(BOOT_DEADLINE, call) => answer,
+    };
+    match answer {
+        Ok(Ok(guest)) => Ok(Vm { qemu: process, guest, console }),
+        // QEMU closes the port when it dies, a moment before it is gone: how it died tells more.
+        Ok(Err(LinkError::Closed)) => Err(qemu_ended(process.wait().await, &mut console)),
+        Ok(Err(source)) => Err(BootError::NoConversation { source }),
+        Err(_) => {
+            let source = ConsoleLines { lines: console.last_lines() };
+            Err(BootError::NoAnswer { source })
+        }
+    }
+}
+
+fn qemu_ended(end: io::Result<QemuEnd>, console: &mut Console) -> BootError {
+    console.drain();
+    let console = ConsoleLines { lines: console.last_lines() };
+    match end {
+        Ok(end) => {
+            let source = QemuLastWords { complaint: end.complaint, console };
+            BootError::QemuEnded { status: end.status.to_string(), source }
+        }
+        Err(source) => BootError::CannotWait { source },
+    }
+}
+
+/// Gives the VM its identity; afterwards it takes commands.
+pub(crate) async fn configure(vm: &mut Vm, vm_id: &str) -> Result<BootReport, BootError> {
+    let no_conversation = |source| BootError::NoConversation { source };
+    let identity = identity(vm_id)?;
+    vm.guest.send_message(&ToGuest::Configure(identity)).map_err(no_conversation)?;
+    let answer = tokio::select! {
+        answer = tokio::time::timeout(CONFIGURE_DEADLINE, vm.guest.next_frame()) => answer,
+        never = vm.console.pump() => match never {},
+    };
+    let too_late = |_| no_conversation(LinkError::TooLate { deadline: CONFIGURE_DEADLINE });
+    let frame = answer.map_err(too_late)?.map_err(no_conversation)?;
+    if frame.kind != FrameKind::Message {
+        return Err(BootError::UnexpectedAnswer);
+    }
+    let message = decode_message(&frame.payload)
+        .map_err(|source| no_conversation(LinkError::NoFrame { source }))?;
+    match message {
+        FromGuest::Ready(report) => Ok(report),
+        FromGuest::Fatal { reason } => Err(BootError::AgentGaveUp { reason }),
+        FromGuest::Started { .. }
+        | FromGuest::StartFailed { .. }
+        | FromGuest::GrantStdin { .. }
+        | FromGuest::Exited { .. }
+        | FromGuest::Pong
+        | FromGuest::Goodbye => Err(BootError::UnexpectedAnswer),
+    }
+}
+
+pub(crate) fn nonce() -> Result<Nonce, BootError> {
+    let mut nonce = Nonce::default();
+    getrandom::fill(&mut nonce).map_err(|source| BootError::NoRandomness { source })?;
+    Ok(nonce)
+}
+
+fn identity(vm_id: &str) -> Result<Identity, BootError> {
+    let no_randomness = |source| BootError::NoRandomness { source };
+    let mut entropy = vec![0; ENTROPY_BYTES];
+    getrandom::fill(&mut entropy).map_err(no_randomness)?;
+    let mut machine_id = [0; 16];
+    getrandom::fill(&mut machine_id).map_err(no_randomness)?;
+    let time = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("a host's clock is past 1970");
+    Ok(Identity {
+        time,
+        entropy,
+        machine_id: format!("{:032x}", u128::from_be_bytes(machine_id)),
+        hostname: format!("pyro-{vm_id}"),
+    })
+}

@@ -1,0 +1,307 @@
+//! A client's side of a supervisor: start it, have it launch a VM, run commands.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use pyro_protocol::client::{
+    FromSupervisor, LaunchPhase, LaunchReport, LaunchSpec, RunEnd, ToSupervisor,
+};
+use pyro_protocol::credit::{Consumed, Credit};
+use pyro_protocol::failure::Failure;
+use pyro_protocol::frame::{CHUNK_BYTES_MAX, FrameKind, decode_message, encode_chunk};
+use pyro_protocol::run::{Command, RunId, Stream};
+use tokio::net::UnixStream;
+use tokio::process::Child;
+
+use crate::boot::nonce;
+use crate::link::{Link, LinkError};
+use crate::server::CLIENT_FD;
+
+/// From the start of the supervisor's executable to its greeting.
+const GREETING_DEADLINE: Duration = Duration::from_secs(20);
+
+/// From closing the socket to the supervisor's exit: it kills QEMU and waits for it.
+const END_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A supervisor and the VM it owns. Both are gone soon after this is dropped, and certainly after
+/// [`end`](Self::end).
+#[derive(Debug)]
+pub struct Supervisor {
+    link: Link,
+    last_run: u32,
+    process: OwnedProcess,
+}
+
+/// How a supervisor's executable is started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executable {
+    pub path: PathBuf,
+    /// The words that make it call [`serve`](crate::server::serve) with [`CLIENT_FD`].
+    pub arguments: Vec<String>,
+}
+
+/// Why a client got no VM, or lost it.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("cannot start the supervisor `{}`", path.display())]
+    CannotStart { path: PathBuf, source: io::Error },
+    #[error("cannot talk to the VM's supervisor")]
+    NoConversation { source: LinkError },
+    #[error("the VM's supervisor sent an unexpected message")]
+    UnexpectedMessage,
+    /// What the supervisor itself reports.
+    #[error(transparent)]
+    Reported(Failure),
+}
+
+impl Supervisor {
+    /// Starts a supervisor in a process group of its own, so that a Ctrl-C at the terminal reaches
+    /// it only through its client. What is dropped early is waited for in `departures`.
+    pub async fn start(
+        executable: &Executable,
+        departures: &Departures,
+    ) -> Result<Self, ClientError> {
+        let cannot_start =
+            |source| ClientError::CannotStart { path: executable.path.clone(), source };
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(cannot_start)?;
+        ours.set_nonblocking(true).map_err(cannot_start)?;
+        let child = spawn(executable, theirs).map_err(cannot_start)?;
+        let process = OwnedProcess { child: Some(child), departures: departures.clone() };
+        let stream = UnixStream::from_std(ours).map_err(cannot_start)?;
+        let nonce = nonce().map_err(|error| cannot_start(io::Error::other(error)))?;
+        let link = tokio::time::timeout(GREETING_DEADLINE, Link::call(stream, nonce))
+            .await
+            .unwrap_or(Err(LinkError::TooLate { deadline: GREETING_DEADLINE }))
+            .map_err(no_conversation)?;
+        Ok(Self { link, last_run: 0, process })
+    }
+
+    /// Launches the VM. The supervisor holds the deadlines.
+    pub async fn launch(
+        &mut self,
+        spec: LaunchSpec,
+        mut progress: impl FnMut(LaunchPhase),
+    ) -> Result<LaunchReport, ClientError> {
+        self.link.send_message(&ToSupervisor::Launch(Box::new(spec))).map_err(no_conversation)?;
+        loop {
+            match self.next_message().await? {
+                FromSupervisor::Progress(phase) => progress(phase),
+                FromSupervisor::Ready(report) => return Ok(report),
+                FromSupervisor::Failed(failure) => return Err(ClientError::Reported(failure)),
+                FromSupervisor::GrantStdin { .. }
+                | FromSupervisor::Ended { .. }
+                | FromSupervisor::RunFailed { .. } => return Err(ClientError::UnexpectedMessage),
+            }
+        }
+    }
+
+    /// Starts a command in the VM. The supervisor ends it after `timeout`.
+    pub fn run(&mut self, command: Command, timeout: Duration) -> Result<Run<'_>, ClientError> {
+        self.last_run += 1;
+        let id = RunId(self.last_run);
+        self.link
+            .send_message(&ToSupervisor::Start { run: id, command, timeout })
+            .map_err(no_conversation)?;
+        Ok(Run {
+            link: &mut self.link,
+            id,
+            stdin: Credit::WINDOW,
+            consumed: [Consumed::default(); 2],
+        })
+    }
+
+    /// Ends the VM and waits until nothing of it is left.
+    pub async fn end(self) -> io::Result<()> {
+        let Self { link, mut process, .. } = self;
+        drop(link);
+        let mut child = process.child.take().expect("taken here and in `drop` only");
+        wait_for_end(&mut child).await
+    }
+
+    async fn next_message(&mut self) -> Result<FromSupervisor, ClientError> {
+        let frame = self.link.next_frame().await.map_err(no_conversation)?;
+        match frame.kind {
+            FrameKind::Message => decode_message(&frame.payload)
+                .map_err(|source| no_conversation(LinkError::NoFrame { source })),
+            FrameKind::Stdin | FrameKind::Output(_) => Err(ClientError::UnexpectedMessage),
+        }
+    }
+}
+
+/// Supervisors that were dropped rather than ended, and are on their way out.
+#[derive(Debug, Clone, Default)]
+pub struct Departures(Arc<Mutex<Vec<Child>>>);
+
+impl Departures {
+    /// Waits until all of them are gone.
+    pub async fn settle(&self) {
+        let departing = std::mem::take(&mut *self.lock());
+        for mut child in departing {
+            // A child that cannot be waited for is none of ours any more.
+            wait_for_end(&mut child).await.ok();
+        }
+    }
+
+    fn add(&self, child: Child) {
+        let mut departing = self.lock();
+        departing.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        departing.push(child);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Child>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A supervisor's process, which is waited for wherever its owner is dropped.
+#[derive(Debug)]
+struct OwnedProcess {
+    child: Option<Child>,
+    departures: Departures,
+}
+
+impl Drop for OwnedProcess {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            self.departures.add(child);
+        }
+    }
+}
+
+/// A command in a VM. Output is pulled: what is not asked for stays in the guest, and slows the
+/// command down.
+#[derive(Debug)]
+pub struct Run<'supervisor> {
+    link: &'supervisor mut Link,
+    id: RunId,
+    stdin: Credit,
+    consumed: [Consumed; 2],
+}
+
+/// What happens next in a run.
+#[derive(Debug)]
+pub enum RunEvent {
+    /// Bytes the command wrote. Once they are dealt with, say so with [`Run::output_consumed`], or the
+    /// command is stopped at its next write when the window is full.
+    Output { stream: Stream, bytes: Vec<u8> },
+    /// The command took some of its input, so [`Run::stdin_room`] has grown.
+    StdinRoom,
+    /// The command is over; no event follows.
+    Ended(RunEnd),
+}
+
+impl Run<'_> {
+    /// Waits for the next event. Cancel-safe.
+    pub async fn next_event(&mut self) -> Result<RunEvent, ClientError> {
+        let frame = self.link.next_frame().await.map_err(no_conversation)?;
+        match frame.kind {
+            FrameKind::Output(stream) => Ok(RunEvent::Output { stream, bytes: frame.payload }),
+            FrameKind::Message => {
+                let message = decode_message(&frame.payload)
+                    .map_err(|source| no_conversation(LinkError::NoFrame { source }))?;
+                self.told(message)
+            }
+            FrameKind::Stdin => Err(ClientError::UnexpectedMessage),
+        }
+    }
+
+    /// Says that `bytes` of the output were dealt with, so that the command may write as many more.
+    pub fn output_consumed(&mut self, stream: Stream, bytes: usize) -> Result<(), ClientError> {
+        let Some(bytes) = self.consumed[index(stream)].record(bytes) else {
+            return Ok(());
+        };
+        let grant = ToSupervisor::GrantOutput { run: self.id, stream, bytes };
+        self.link.send_message(&grant).map_err(no_conversation)
+    }
+
+    /// How many bytes [`send_stdin`](Self::send_stdin) takes at once now.
+    pub fn stdin_room(&self) -> usize {
+        self.stdin.available_bytes().min(CHUNK_BYTES_MAX)
+    }
+
+    /// Sends bytes to the command's standard input.
+    ///
+    /// # Panics
+    ///
+    /// If there are more than [`stdin_room`](Self::stdin_room).
+    pub fn send_stdin(&mut self, bytes: &[u8]) {
+        self.stdin.spend(bytes.len()).expect("callers ask for the room first");
+        // An empty chunk would be the end of the input.
+        if !bytes.is_empty() {
+            self.send_chunk(bytes);
+        }
+    }
+
+    /// Ends the command's standard input.
+    pub fn close_stdin(&mut self) {
+        self.send_chunk(&[]);
+    }
+
+    /// Asks for the command's end; [`RunEvent::Ended`] follows.
+    pub fn cancel(&mut self) -> Result<(), ClientError> {
+        self.link.send_message(&ToSupervisor::Cancel { run: self.id }).map_err(no_conversation)
+    }
+
+    fn send_chunk(&mut self, bytes: &[u8]) {
+        let frame = encode_chunk(FrameKind::Stdin, self.id, bytes)
+            .expect("the room is never more than one chunk");
+        self.link.send(&frame);
+    }
+
+    fn told(&mut self, message: FromSupervisor) -> Result<RunEvent, ClientError> {
+        match message {
+            FromSupervisor::GrantStdin { bytes, .. } => {
+                self.stdin.grant(bytes).map_err(|_| ClientError::UnexpectedMessage)?;
+                Ok(RunEvent::StdinRoom)
+            }
+            FromSupervisor::Ended { end, .. } => Ok(RunEvent::Ended(end)),
+            FromSupervisor::RunFailed { failure, .. } | FromSupervisor::Failed(failure) => {
+                Err(ClientError::Reported(failure))
+            }
+            FromSupervisor::Progress(_) | FromSupervisor::Ready(_) => {
+                Err(ClientError::UnexpectedMessage)
+            }
+        }
+    }
+}
+
+fn index(stream: Stream) -> usize {
+    match stream {
+        Stream::Stdout => 0,
+        Stream::Stderr => 1,
+    }
+}
+
+fn no_conversation(source: LinkError) -> ClientError {
+    ClientError::NoConversation { source }
+}
+
+/// Waits for a supervisor whose socket is closed.
+async fn wait_for_end(child: &mut Child) -> io::Result<()> {
+    if let Ok(exited) = tokio::time::timeout(END_DEADLINE, child.wait()).await {
+        exited?;
+        return Ok(());
+    }
+    // QEMU dies with its supervisor, and the disk has no name.
+    child.kill().await
+}
+
+fn spawn(executable: &Executable, socket: std::os::unix::net::UnixStream) -> io::Result<Child> {
+    let mut command = std::process::Command::new(&executable.path);
+    command
+        .args(&executable.arguments)
+        .env_clear()
+        .current_dir(Path::new("/"))
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
+        .fd_mappings(vec![FdMapping { parent_fd: socket.into(), child_fd: CLIENT_FD }])
+        .expect("a single mapping cannot collide");
+    tokio::process::Command::from(command).spawn()
+}

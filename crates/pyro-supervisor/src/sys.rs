@@ -1,0 +1,17 @@
+//! The only `unsafe` code of this crate: taking over an inherited descriptor.
+
+#![allow(unsafe_code, reason = "this file is the place for it")]
+
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Takes over descriptor `number`, if it is an open socket. Call it once per number.
+pub(crate) fn inherited_socket(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: the descriptor is only asked for its type, and an unused number makes that fail.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::net::sockopt::socket_type(descriptor).ok()?;
+    // SAFETY: the process was started with this descriptor for this purpose, so it has no other owner.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    // Or every program started later would hold the client's socket, too.
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(socket)
+}
