@@ -1,1 +1,44 @@
-//! See ARCHITECTURE.md.
+//! The facade every surface calls: parse input into types that cannot be wrong, find or pull the
+//! environment, have a supervisor start a VM, run the command, and say how it went.
+//!
+//! Surfaces hold no policy. Whatever decides a default, a limit or an error is here, so that the same
+//! input gives the same object on all of them.
+
+mod config;
+
+mod limits;
+
+mod pyro;
+
+mod environments;
+
+mod accelerator;
+
+mod run;
+
+mod vm;
+
+mod streams;
+
+mod capture;
+
+mod host_compat;
+
+mod doctor;
+
+pub use pyro_environments::{Artefact, PruneScope, PullMode, PullProgress};
+pub use pyro_protocol::client::{Accelerator, LaunchPhase, LaunchReport};
+pub use pyro_protocol::failure::{Failure as PyroError, FailureKind as ErrorKind};
+
+pub use self::accelerator::probe_kvm;
+pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
+pub use self::config::{AcceleratorChoice, Config, INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE};
+pub use self::doctor::{Capabilities, DoctorReport, KvmReport, NetworkingReport, RuntimeReport};
+pub use self::environments::{
+    EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,
+};
+pub use self::limits::{CommandText, MemoryMib, TimeToLive, Timeout, VcpuCount};
+pub use self::pyro::{Progress, Pyro};
+pub use self::run::{Cleanup, ExecutionMode, HostCompat, Network, RunOutcome, RunRequest};
+pub use self::streams::Streams;
+pub use pyro_supervisor::server::serve_inherited_socket;

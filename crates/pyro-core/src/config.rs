@@ -1,0 +1,222 @@
+//! Configuration: the only place that reads environment variables.
+
+use std::env::VarError;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use pyro_environments::ArchiveSettings;
+use pyro_supervisor::client::Executable;
+
+use crate::{ErrorKind, PyroError};
+
+/// First and second word of the command line with which `pyro` becomes a supervisor.
+pub const INTERNAL_SUPERVISE: [&str; 2] = ["internal", "supervise"];
+
+/// First and second word of the command line with which `pyro` probes KVM.
+pub const INTERNAL_PROBE_KVM: [&str; 2] = ["internal", "probe-kvm"];
+
+/// The directory of this product below the cache and state directories.
+const PRODUCT_DIRECTORY: &str = "pyro-mcp";
+
+/// Where things are and what the user chose. See `docs/configuration.md` for the variables.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Environments and whatever else can be made again.
+    pub cache_dir: PathBuf,
+    /// What belongs to running VMs.
+    pub state_dir: PathBuf,
+    /// The `pyro` executable, which is also the supervisor.
+    pub pyro: PathBuf,
+    pub accelerator: AcceleratorChoice,
+    /// Debian mirrors, as URLs or one-line apt sources; none for the host's own.
+    pub mirrors: Vec<String>,
+    /// The proxy through which mirrors are reached.
+    pub proxy: Option<String>,
+    /// Where programs are looked for, like `PATH`.
+    pub tool_path: OsString,
+}
+
+/// Which accelerator to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceleratorChoice {
+    /// KVM where it is usable, emulation elsewhere.
+    Auto,
+    /// KVM, or fail.
+    Kvm,
+    /// Emulation, even where KVM is usable.
+    Tcg,
+}
+
+impl Config {
+    /// Reads the process's environment. `pyro` is the path of the `pyro` executable.
+    ///
+    /// Fails with `invalid_input` for a value that makes no sense, and where neither the directories
+    /// nor `HOME` are set.
+    pub fn from_environment(pyro: PathBuf) -> Result<Self, PyroError> {
+        Self::from_variables(pyro, &|name| {
+            #[allow(clippy::disallowed_methods, reason = "this is the place that reads them")]
+            std::env::var_os(name).filter(|value| !value.is_empty())
+        })
+    }
+
+    fn from_variables(
+        pyro: PathBuf,
+        variable: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, PyroError> {
+        let cache_dir = match variable("PYRO_ENVIRONMENT_CACHE_DIR") {
+            Some(directory) => absolute("PYRO_ENVIRONMENT_CACHE_DIR", &directory)?,
+            None => base_directory(variable, "XDG_CACHE_HOME", ".cache")?,
+        };
+        let state_dir = match variable("PYRO_STATE_DIR") {
+            Some(directory) => absolute("PYRO_STATE_DIR", &directory)?,
+            None => base_directory(variable, "XDG_STATE_HOME", ".local/state")?,
+        };
+        let accelerator = match text(variable, "PYRO_ACCELERATOR")? {
+            None => AcceleratorChoice::Auto,
+            Some(name) => AcceleratorChoice::from_name(&name)?,
+        };
+        let mirrors = text(variable, "PYRO_DEBIAN_MIRROR")?
+            .map(|mirrors| mirrors.lines().map(|line| line.trim().to_owned()).collect())
+            .unwrap_or_default();
+        let proxy = match text(variable, "PYRO_DEBIAN_PROXY")? {
+            Some(proxy) => Some(proxy),
+            // In lower case only, as curl and apt do: an upper-case one may come from a web client
+            // (CVE-2016-5385).
+            None => text(variable, "http_proxy")?,
+        };
+        let tool_path = variable("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        Ok(Self { cache_dir, state_dir, pyro, accelerator, mirrors, proxy, tool_path })
+    }
+
+    /// The settings for pulling, checked.
+    pub(crate) fn archive(&self) -> Result<ArchiveSettings, PyroError> {
+        ArchiveSettings::new(self.mirrors.clone(), self.proxy.clone(), self.tool_path.clone())
+            .map_err(|error| PyroError::from_error(ErrorKind::InvalidInput, &error))
+    }
+
+    /// Finds a program VMs need, or says which Debian package has it.
+    pub(crate) fn tool(&self, program: &str, package: &str) -> Result<PathBuf, PyroError> {
+        pyro_qemu::executable::find(program, &self.tool_path).ok_or_else(|| {
+            PyroError::new(ErrorKind::HostUnsupported, format!("`{program}` is not installed"))
+                .hint(format!("install it: `sudo apt-get install {package}`"))
+        })
+    }
+
+    /// Where the scratch disks of VMs lie, as files without a name.
+    pub(crate) fn scratch_directory(&self) -> PathBuf {
+        self.state_dir.join("vms")
+    }
+
+    pub(crate) fn executable(&self, words: [&str; 2]) -> Executable {
+        Executable { path: self.pyro.clone(), arguments: words.map(str::to_owned).into() }
+    }
+}
+
+/// What a shell without any configuration searches.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+impl AcceleratorChoice {
+    fn from_name(name: &str) -> Result<Self, PyroError> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Kvm),
+            "tcg" => Ok(Self::Tcg),
+            _ => Err(PyroError::new(
+                ErrorKind::InvalidInput,
+                format!("PYRO_ACCELERATOR must be auto, kvm or tcg, not '{name}'"),
+            )),
+        }
+    }
+}
+
+fn base_directory(
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    name: &str,
+    below_home: &str,
+) -> Result<PathBuf, PyroError> {
+    // The XDG base directory specification says to ignore a relative one.
+    if let Some(directory) = variable(name).map(PathBuf::from).filter(|path| path.is_absolute()) {
+        return Ok(directory.join(PRODUCT_DIRECTORY));
+    }
+    let home = variable("HOME").ok_or_else(|| {
+        PyroError::new(ErrorKind::InvalidInput, format!("neither {name} nor HOME is set"))
+            .hint("set `PYRO_ENVIRONMENT_CACHE_DIR` and `PYRO_STATE_DIR`")
+    })?;
+    Ok(absolute("HOME", &home)?.join(below_home).join(PRODUCT_DIRECTORY))
+}
+
+fn absolute(name: &str, directory: &OsStr) -> Result<PathBuf, PyroError> {
+    std::path::absolute(Path::new(directory)).map_err(|source| {
+        PyroError::from_error(ErrorKind::InvalidInput, &source)
+            .context(format!("{name} is no directory: '{}'", directory.display()))
+    })
+}
+
+fn text(
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    name: &str,
+) -> Result<Option<String>, PyroError> {
+    variable(name)
+        .map(|value| {
+            value.into_string().map_err(|value| {
+                let error = VarError::NotUnicode(value);
+                PyroError::new(ErrorKind::InvalidInput, format!("{name}: {error}"))
+            })
+        })
+        .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(variables: &[(&str, &str)]) -> Result<Config, PyroError> {
+        Config::from_variables("/pyro".into(), &|name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn directories_lie_below_home_by_default() {
+        let config = config(&[("HOME", "/home/ada")]).unwrap();
+        assert_eq!(config.cache_dir, Path::new("/home/ada/.cache/pyro-mcp"));
+        assert_eq!(config.state_dir, Path::new("/home/ada/.local/state/pyro-mcp"));
+        assert_eq!(config.accelerator, AcceleratorChoice::Auto);
+    }
+
+    #[test]
+    fn a_relative_xdg_directory_is_ignored() {
+        let config = config(&[("HOME", "/home/ada"), ("XDG_CACHE_HOME", "cache")]).unwrap();
+        assert_eq!(config.cache_dir, Path::new("/home/ada/.cache/pyro-mcp"));
+    }
+
+    #[test]
+    fn own_directories_win() {
+        let config =
+            config(&[("PYRO_ENVIRONMENT_CACHE_DIR", "/cache"), ("PYRO_STATE_DIR", "/state")])
+                .unwrap();
+        assert_eq!(config.cache_dir, Path::new("/cache"));
+        assert_eq!(config.state_dir, Path::new("/state"));
+    }
+
+    #[test]
+    fn without_any_directory_the_error_says_what_to_set() {
+        let error = config(&[]).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidInput);
+        assert!(error.hints[0].contains("PYRO_ENVIRONMENT_CACHE_DIR"));
+    }
+
+    #[test]
+    fn an_unknown_accelerator_is_refused() {
+        let error = config(&[("HOME", "/h"), ("PYRO_ACCELERATOR", "hvf")]).unwrap_err();
+        assert_eq!(error.message, "PYRO_ACCELERATOR must be auto, kvm or tcg, not 'hvf'");
+    }
+
+    #[test]
+    fn each_line_of_the_mirror_variable_is_a_mirror() {
+        let config =
+            config(&[("HOME", "/h"), ("PYRO_DEBIAN_MIRROR", "http://a/debian\n deb http://b x y")])
+                .unwrap();
+        assert_eq!(config.mirrors, ["http://a/debian", "deb http://b x y"]);
+    }
+}

@@ -1,0 +1,189 @@
+//! Environments as the surfaces show them.
+
+use std::path::PathBuf;
+
+use pyro_environments::{
+    CATALOG_VERSION, EnvironmentDefinition, EnvironmentName, EnvironmentState, InspectError,
+    InstalledEnvironment, PruneError, PruneScope, PullError, PullMode, PullProgress, Store,
+};
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::{ErrorKind, PyroError};
+
+/// The versions of pyro that can boot what this catalog describes.
+const COMPATIBILITY: &str = ">=3.0.0,<4.0.0";
+
+/// One environment of the catalog, and what is installed of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EnvironmentEntry {
+    pub name: &'static str,
+    pub version: &'static str,
+    pub description: &'static str,
+    pub default_packages: &'static [&'static str],
+    pub distribution: &'static str,
+    pub distribution_version: &'static str,
+    pub platform: &'static str,
+    /// Digest of the installed image: an environment is built on this host, from signed packages.
+    pub source_digest: Option<String>,
+    pub compatibility: &'static str,
+    pub catalog_version: &'static str,
+    pub installed: bool,
+    pub cache_dir: PathBuf,
+    pub install_dir: Option<PathBuf>,
+    /// Null, like the two below it: these environments come from no registry.
+    pub oci_registry: Option<String>,
+    pub oci_repository: Option<String>,
+    pub oci_reference: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub install_manifest: Option<PathBuf>,
+    /// Bytes on disk of the root filesystem image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs_bytes: Option<u64>,
+    /// The guest kernel's release, as `uname -r` says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_release: Option<String>,
+    /// What is wrong with what is installed; pulling again repairs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// The whole catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EnvironmentList {
+    pub catalog_version: &'static str,
+    pub environments: Vec<EnvironmentEntry>,
+}
+
+/// An environment that is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PulledEnvironment {
+    #[serde(flatten)]
+    pub entry: EnvironmentEntry,
+    pub kernel_image: PathBuf,
+    pub rootfs_image: PathBuf,
+    /// Where it came from: `debian-archive`.
+    pub source: &'static str,
+}
+
+/// What a prune deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PruneReport {
+    pub deleted_environment_dirs: Vec<PathBuf>,
+    pub count: usize,
+    pub freed_bytes: u64,
+}
+
+/// Parses the name of an environment; the error lists those there are.
+pub fn parse_environment(name: &str) -> Result<EnvironmentName, PyroError> {
+    name.parse::<EnvironmentName>()
+        .map_err(|error| PyroError::from_error(ErrorKind::UnknownEnvironment, &error))
+}
+
+pub(crate) fn list(store: &Store) -> Result<EnvironmentList, PyroError> {
+    let entries = EnvironmentName::all().map(|name| inspect(store, name));
+    Ok(EnvironmentList {
+        catalog_version: CATALOG_VERSION,
+        environments: entries.collect::<Result<_, _>>()?,
+    })
+}
+
+pub(crate) fn inspect(store: &Store, name: EnvironmentName) -> Result<EnvironmentEntry, PyroError> {
+    let mut entry = catalog_entry(store, name.definition());
+    match store.inspect(name).map_err(|error| store_failure(&error))? {
+        EnvironmentState::Missing => {}
+        EnvironmentState::Installed(environment) => fill(&mut entry, &environment),
+        EnvironmentState::Damaged(damage) => entry.damage = Some(damage.to_string()),
+    }
+    Ok(entry)
+}
+
+pub(crate) async fn pull(
+    config: &Config,
+    store: &Store,
+    name: EnvironmentName,
+    mode: PullMode,
+    progress: &(dyn Fn(PullProgress) + Send + Sync),
+) -> Result<InstalledEnvironment, PyroError> {
+    pyro_environments::pull(store, name, &config.archive()?, mode, progress)
+        .await
+        .map_err(|error| pull_failure(name, &error))
+}
+
+pub(crate) fn pulled(store: &Store, environment: &InstalledEnvironment) -> PulledEnvironment {
+    let mut entry = catalog_entry(store, environment.definition());
+    fill(&mut entry, environment);
+    PulledEnvironment {
+        entry,
+        kernel_image: environment.kernel.vmlinux.clone(),
+        rootfs_image: environment.rootfs_image.clone(),
+        source: "debian-archive",
+    }
+}
+
+pub(crate) fn prune(store: &Store, scope: PruneScope) -> Result<PruneReport, PyroError> {
+    let pruned = store.prune(scope).map_err(|error| match &error {
+        PruneError::Inspect(error) => store_failure(error),
+        PruneError::Delete { .. } => {
+            PyroError::from_error(ErrorKind::EnvironmentUnavailable, &error)
+                .hint("make the directory writable for your user")
+        }
+    })?;
+    Ok(PruneReport {
+        count: pruned.deleted_dirs.len(),
+        deleted_environment_dirs: pruned.deleted_dirs,
+        freed_bytes: pruned.freed_bytes,
+    })
+}
+
+fn catalog_entry(store: &Store, definition: &'static EnvironmentDefinition) -> EnvironmentEntry {
+    EnvironmentEntry {
+        name: definition.name,
+        version: definition.version,
+        description: definition.description,
+        default_packages: definition.default_packages,
+        distribution: definition.distribution,
+        distribution_version: definition.distribution_version,
+        platform: definition.platform,
+        source_digest: None,
+        compatibility: COMPATIBILITY,
+        catalog_version: CATALOG_VERSION,
+        installed: false,
+        cache_dir: store.root().to_owned(),
+        install_dir: None,
+        oci_registry: None,
+        oci_repository: None,
+        oci_reference: None,
+        install_manifest: None,
+        rootfs_bytes: None,
+        kernel_release: None,
+        damage: None,
+    }
+}
+
+fn fill(entry: &mut EnvironmentEntry, environment: &InstalledEnvironment) {
+    entry.installed = true;
+    entry.source_digest = Some(environment.image_digest.to_string());
+    entry.install_dir = Some(environment.install_dir.clone());
+    entry.install_manifest = Some(environment.manifest.clone());
+    entry.rootfs_bytes = Some(environment.rootfs_bytes);
+    entry.kernel_release = Some(environment.kernel.release.clone());
+}
+
+pub(crate) fn store_failure(error: &InspectError) -> PyroError {
+    PyroError::from_error(ErrorKind::EnvironmentUnavailable, error)
+        .hint("make the directory readable, or set `PYRO_ENVIRONMENT_CACHE_DIR` to another")
+}
+
+fn pull_failure(name: EnvironmentName, error: &PullError) -> PyroError {
+    let kind = match error {
+        PullError::ToolMissing { .. } | PullError::IsolationUnavailable { .. } => {
+            ErrorKind::HostUnsupported
+        }
+        PullError::NoSpace { .. } => ErrorKind::NoSpace,
+        _ => ErrorKind::EnvironmentUnavailable,
+    };
+    let mut failure = PyroError::from_error(kind, error).context(format!("cannot pull `{name}`"));
+    failure.hints = error.hints();
+    failure
+}

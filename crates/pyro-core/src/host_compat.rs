@@ -1,0 +1,204 @@
+//! A command on the host itself, where the caller allowed it and no VM can be had.
+//!
+//! There is no boundary here. The outcome says so (`execution_mode`), and nothing enters this module
+//! but by the caller's explicit word.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use pyro_protocol::run::Stream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+
+use crate::run::{Ending, ExecutionMode, RunOutcome, RunRequest};
+use crate::streams::{Outputs, Streams};
+use crate::{ErrorKind, PyroError};
+
+/// Bytes read from a pipe at once.
+const READ_BYTES: usize = 32 * 1024;
+
+/// From SIGKILL to the end of whoever got it.
+const KILLED_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Runs the command as this user, in this directory, in a process group of its own.
+pub(crate) async fn run(
+    request: RunRequest,
+    streams: Streams<'_>,
+) -> Result<RunOutcome, PyroError> {
+    let text = request.command.clone().into_string();
+    let started = Instant::now();
+    let child = Command::new("/bin/sh")
+        .args(["-lc", &text])
+        .process_group(0)
+        .kill_on_drop(true)
+        .stdin(if streams.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed("start the command on the host", &error))?;
+    let mut group = ProcessGroup::of(child);
+    let mut outputs = Outputs::new(streams.stdout, streams.stderr, request.capture);
+    let mut pipes = Pipes::of(&mut group.child);
+    let exit = tokio::time::timeout(
+        request.timeout.get(),
+        converse(&mut group.child, &mut pipes, streams.stdin, &mut outputs),
+    );
+    let ending = if let Ok(exit_code) = exit.await {
+        Ending {
+            exit_code: exit_code?,
+            duration: started.elapsed(),
+            timed_out: false,
+            out_of_memory: false,
+        }
+    } else {
+        group.kill();
+        pipes.wait_until_nobody_writes().await;
+        Ending::timed_out(started.elapsed())
+    };
+    drop(group);
+    outputs.flush().await?;
+    let mode = ExecutionMode::HostCompat;
+    Ok(RunOutcome::new("", request.environment, text, mode, &ending, outputs))
+}
+
+/// A child and all it started in its group, killed when this is dropped.
+struct ProcessGroup {
+    child: Child,
+    leader: Option<rustix::process::Pid>,
+}
+
+impl ProcessGroup {
+    fn of(child: Child) -> Self {
+        let leader = child
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(rustix::process::Pid::from_raw);
+        Self { child, leader }
+    }
+}
+
+impl ProcessGroup {
+    fn kill(&self) {
+        if let Some(leader) = self.leader {
+            // Fails where the whole group has ended already.
+            rustix::process::kill_process_group(leader, rustix::process::Signal::KILL).ok();
+        }
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The host's ends of the command's streams.
+struct Pipes {
+    stdin: Option<ChildStdin>,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+}
+
+impl Pipes {
+    fn of(child: &mut Child) -> Self {
+        Self { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() }
+    }
+
+    /// Waits until the killed processes are gone, which shows by their ends of the pipes. One that left
+    /// the group is not killed, and not waited for beyond the deadline.
+    async fn wait_until_nobody_writes(mut self) {
+        let mut discarded = vec![0; READ_BYTES];
+        let ended = async {
+            while read(&mut self.stdout, &mut discarded).await > 0 {}
+            while read(&mut self.stderr, &mut discarded).await > 0 {}
+        };
+        tokio::time::timeout(KILLED_DEADLINE, ended).await.ok();
+    }
+}
+
+/// Carries bytes until the command's own process ends; then takes what is left in its pipes.
+async fn converse(
+    child: &mut Child,
+    pipes: &mut Pipes,
+    mut stdin: Option<Box<dyn AsyncRead + Send + Unpin + '_>>,
+    outputs: &mut Outputs<'_>,
+) -> Result<i32, PyroError> {
+    let Pipes { stdin: sink, stdout, stderr } = pipes;
+    let mut input = vec![0; READ_BYTES];
+    let mut out = vec![0; READ_BYTES];
+    let mut err = vec![0; READ_BYTES];
+    let mut exit = None;
+    loop {
+        tokio::select! {
+            // Output first: when the exit is seen with nothing to read, nothing was left.
+            biased;
+            count = read(stdout, &mut out), if stdout.is_some() => {
+                pass(Stream::Stdout, count, &out, stdout, outputs).await?;
+            }
+            count = read(stderr, &mut err), if stderr.is_some() => {
+                pass(Stream::Stderr, count, &err, stderr, outputs).await?;
+            }
+            status = child.wait(), if exit.is_none() => {
+                let status = status.map_err(|error| failed("wait for the command", &error))?;
+                exit = Some(exit_code(status));
+            }
+            // Once the process has ended and its pipes are empty: a background child may hold them
+            // open for ever.
+            () = std::future::ready(()), if exit.is_some() => break,
+            count = read(&mut stdin, &mut input), if sink.is_some() && stdin.is_some() => {
+                feed(count, &input, &mut stdin, sink).await;
+            }
+        }
+    }
+    Ok(exit.expect("the loop ends with an exit code"))
+}
+
+async fn read<R: AsyncRead + Unpin>(source: &mut Option<R>, buffer: &mut [u8]) -> usize {
+    match source {
+        // A pipe that cannot be read has ended.
+        Some(source) => source.read(buffer).await.unwrap_or(0),
+        None => std::future::pending().await,
+    }
+}
+
+async fn pass<R>(
+    stream: Stream,
+    count: usize,
+    buffer: &[u8],
+    source: &mut Option<R>,
+    outputs: &mut Outputs<'_>,
+) -> Result<(), PyroError> {
+    if count == 0 {
+        *source = None;
+    }
+    let output = outputs.of(stream);
+    output.take(&buffer[..count]);
+    // The pipe is all the room that the command has, so it waits while whoever watches does not read.
+    output.flush().await
+}
+
+async fn feed<R>(
+    count: usize,
+    buffer: &[u8],
+    stdin: &mut Option<R>,
+    sink: &mut Option<ChildStdin>,
+) {
+    let written = match sink {
+        Some(sink) if count > 0 => sink.write_all(&buffer[..count]).await.is_ok(),
+        _ => false,
+    };
+    if !written {
+        // The end of the input, or a command that reads no more.
+        *sink = None;
+        *stdin = None;
+    }
+}
+
+fn exit_code(status: std::process::ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+fn failed(what: &str, error: &std::io::Error) -> PyroError {
+    PyroError::from_error(ErrorKind::Internal, error).context(format!("cannot {what}"))
+}

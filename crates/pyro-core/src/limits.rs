@@ -1,0 +1,173 @@
+//! Values that cannot be wrong: each is checked once, when it enters.
+
+use std::time::Duration;
+
+use pyro_protocol::run::COMMAND_BYTES_MAX;
+
+use crate::{ErrorKind, PyroError};
+
+/// Virtual CPUs of a VM: 1 to 8, 1 by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VcpuCount(u8);
+
+/// Memory of a VM in MiB: 256 to 32768, 1024 by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryMib(u32);
+
+/// How long a VM lives at most: 60 to 3600 seconds, 600 by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeToLive(Duration);
+
+/// How long a command runs at most: more than 0 seconds, 30 by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout(Duration);
+
+/// A shell command: not empty, without NUL, at most 128 KiB - 1 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandText(String);
+
+impl VcpuCount {
+    pub const MIN: u8 = 1;
+    pub const MAX: u8 = 8;
+    pub const DEFAULT: Self = Self(1);
+
+    pub fn new(value: i64) -> Result<Self, PyroError> {
+        within("vcpu_count", value, Self::MIN.into(), Self::MAX.into())
+            .map(|value| Self(u8::try_from(value).expect("the limits fit")))
+    }
+
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl MemoryMib {
+    pub const MIN: u32 = 256;
+    pub const MAX: u32 = 32768;
+    pub const DEFAULT: Self = Self(1024);
+
+    pub fn new(value: i64) -> Result<Self, PyroError> {
+        within("mem_mib", value, Self::MIN.into(), Self::MAX.into())
+            .map(|value| Self(u32::try_from(value).expect("the limits fit")))
+    }
+
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TimeToLive {
+    pub const MIN_SECONDS: u32 = 60;
+    pub const MAX_SECONDS: u32 = 3600;
+    pub const DEFAULT: Self = Self(Duration::from_mins(10));
+
+    pub fn from_seconds(value: i64) -> Result<Self, PyroError> {
+        within("ttl_seconds", value, Self::MIN_SECONDS.into(), Self::MAX_SECONDS.into())
+            .map(|seconds| Self(Duration::from_secs(seconds.unsigned_abs())))
+    }
+
+    pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Timeout {
+    pub const DEFAULT: Self = Self(Duration::from_secs(30));
+
+    /// Longer than any VM lives; spares every deadline an overflow.
+    const MAX: Duration = Duration::from_hours(365 * 24);
+
+    pub fn from_seconds(value: f64) -> Result<Self, PyroError> {
+        let timeout = Duration::try_from_secs_f64(value).ok().filter(|timeout| !timeout.is_zero());
+        // A number too large for a duration is no error: it only means "no limit of its own".
+        match timeout {
+            Some(timeout) => Ok(Self(timeout.min(Self::MAX))),
+            None if value > 0.0 && value.is_finite() => Ok(Self(Self::MAX)),
+            None => Err(invalid(format!("timeout_seconds must be positive, not {value}"))),
+        }
+    }
+
+    pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl CommandText {
+    pub fn new(text: impl Into<String>) -> Result<Self, PyroError> {
+        let text = text.into();
+        if text.trim().is_empty() {
+            return Err(invalid("command must not be empty"));
+        }
+        if text.contains('\0') {
+            return Err(invalid("command must not contain a NUL byte"));
+        }
+        if text.len() > COMMAND_BYTES_MAX {
+            return Err(invalid(format!(
+                "command must be at most {COMMAND_BYTES_MAX} bytes long, not {}",
+                text.len()
+            ))
+            .hint("pass long scripts on standard input: `sh -s < script`"));
+        }
+        Ok(Self(text))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn into_string(self) -> String {
+        self.0
+    }
+}
+
+fn within(name: &str, value: i64, min: i64, max: i64) -> Result<i64, PyroError> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(invalid(format!("{name} must be between {min} and {max}, not {value}")))
+    }
+}
+
+fn invalid(message: impl Into<String>) -> PyroError {
+    PyroError::new(ErrorKind::InvalidInput, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_inclusive_and_named_with_the_value() {
+        assert_eq!(VcpuCount::new(8).unwrap().get(), 8);
+        assert_eq!(
+            VcpuCount::new(9).unwrap_err().message,
+            "vcpu_count must be between 1 and 8, not 9"
+        );
+        assert_eq!(
+            MemoryMib::new(255).unwrap_err().message,
+            "mem_mib must be between 256 and 32768, not 255"
+        );
+        assert_eq!(
+            TimeToLive::from_seconds(-1).unwrap_err().message,
+            "ttl_seconds must be between 60 and 3600, not -1"
+        );
+    }
+
+    #[test]
+    fn a_timeout_is_positive() {
+        for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let error = Timeout::from_seconds(wrong).unwrap_err();
+            assert!(error.message.starts_with("timeout_seconds must be positive"), "{error}");
+        }
+        assert_eq!(Timeout::from_seconds(0.25).unwrap().get(), Duration::from_millis(250));
+        assert_eq!(Timeout::from_seconds(1e300).unwrap().get(), Timeout::MAX);
+    }
+
+    #[test]
+    fn a_command_that_is_empty_too_long_or_holds_nul_is_refused() {
+        assert!(CommandText::new(" \n").is_err());
+        assert!(CommandText::new("a\0b").is_err());
+        assert!(CommandText::new("x".repeat(COMMAND_BYTES_MAX)).is_ok());
+        assert!(CommandText::new("x".repeat(COMMAND_BYTES_MAX + 1)).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! A run's streams on the caller's side, and the loop that carries bytes between them and the run.
+
+use std::collections::VecDeque;
+use std::io;
+
+use pyro_protocol::client::RunEnd;
+use pyro_protocol::run::Stream;
+use pyro_supervisor::client::{Run, RunEvent};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::capture::{Capture, CaptureLimit, Captured};
+use crate::{ErrorKind, PyroError};
+
+/// Where a command's input comes from and where its output goes while it runs. Output is captured
+/// in any case, within the request's limit.
+#[derive(Default)]
+pub struct Streams<'a> {
+    /// Sent to the command as it can be read; `None` for an empty input.
+    pub stdin: Option<Box<dyn AsyncRead + Send + Unpin + 'a>>,
+    pub stdout: Option<Box<dyn AsyncWrite + Send + Unpin + 'a>>,
+    pub stderr: Option<Box<dyn AsyncWrite + Send + Unpin + 'a>>,
+}
+
+impl std::fmt::Debug for Streams<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Streams")
+            .field("stdin", &self.stdin.is_some())
+            .field("stdout", &self.stdout.is_some())
+            .field("stderr", &self.stderr.is_some())
+            .finish()
+    }
+}
+
+/// One output stream: captured, and passed on where somebody watches.
+pub(crate) struct Output<'a> {
+    capture: Capture,
+    live: Option<Box<dyn AsyncWrite + Send + Unpin + 'a>>,
+    /// What whoever watches has not taken yet. The command's credit bounds it.
+    pending: VecDeque<u8>,
+    name: &'static str,
+}
+
+/// Both output streams of a run.
+pub(crate) struct Outputs<'a> {
+    pub(crate) stdout: Output<'a>,
+    pub(crate) stderr: Output<'a>,
+}
+
+impl<'a> Outputs<'a> {
+    pub(crate) fn new(
+        stdout: Option<Box<dyn AsyncWrite + Send + Unpin + 'a>>,
+        stderr: Option<Box<dyn AsyncWrite + Send + Unpin + 'a>>,
+        limit: CaptureLimit,
+    ) -> Self {
+        let output = |live, name| {
+            let pending = VecDeque::new();
+            Output { capture: Capture::new(limit), live, pending, name }
+        };
+        Self { stdout: output(stdout, "standard output"), stderr: output(stderr, "standard error") }
+    }
+
+    pub(crate) fn of(&mut self, stream: Stream) -> &mut Output<'a> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    /// Waits until whoever watches has taken everything.
+    pub(crate) async fn flush(&mut self) -> Result<(), PyroError> {
+        self.stdout.flush().await?;
+        self.stderr.flush().await
+    }
+
+    /// The captured texts of standard output and standard error.
+    pub(crate) fn finish(self) -> (Captured, Captured) {
+        (self.stdout.capture.finish(), self.stderr.capture.finish())
+    }
+}
+
+impl Output<'_> {
+    /// Takes a piece of output; returns how much of it is dealt with at once.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> usize {
+        self.capture.push(bytes);
+        if self.live.is_none() {
+            return bytes.len();
+        }
+        self.pending.extend(bytes);
+        0
+    }
+
+    /// Passes on some of what is pending, and returns how much; waits for ever where nothing is.
+    /// Cancel-safe.
+    pub(crate) async fn pass_on(&mut self) -> Result<usize, PyroError> {
+        let (Some(live), false) = (&mut self.live, self.pending.is_empty()) else {
+            return std::future::pending().await;
+        };
+        let written = live.write(self.pending.as_slices().0).await;
+        let count = written.map_err(|error| not_passed_on(self.name, &error))?;
+        self.pending.drain(..count);
+        Ok(count)
+    }
+
+    /// Waits until whoever watches has taken everything.
+    pub(crate) async fn flush(&mut self) -> Result<(), PyroError> {
+        let Some(live) = &mut self.live else {
+            return Ok(());
+        };
+        let written = async {
+            live.write_all(self.pending.make_contiguous()).await?;
+            live.flush().await
+        };
+        written.await.map_err(|error| not_passed_on(self.name, &error))?;
+        self.pending.clear();
+        Ok(())
+    }
+}
+
+fn not_passed_on(name: &str, error: &io::Error) -> PyroError {
+    let kind = match error.kind() {
+        // Whoever watched has gone, and wants no more.
+        io::ErrorKind::BrokenPipe => ErrorKind::Interrupted,
+        io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        _ => ErrorKind::Internal,
+    };
+    PyroError::from_error(kind, error).context(format!("cannot pass on the command's {name}"))
+}
+
+/// Carries bytes until the run ends. Neither output stream waits for the other.
+pub(crate) async fn pump(
+    run: &mut Run<'_>,
+    mut stdin: Option<Box<dyn AsyncRead + Send + Unpin + '_>>,
+    outputs: &mut Outputs<'_>,
+) -> Result<RunEnd, PyroError> {
+    let mut buffer = vec![0; pyro_protocol::frame::CHUNK_BYTES_MAX];
+    let end = loop {
+        let room = run.stdin_room();
+        let (stream, consumed) = tokio::select! {
+            event = run.next_event() => match event.map_err(crate::vm::client_failure)? {
+                RunEvent::Output { stream, bytes } => (stream, outputs.of(stream).take(&bytes)),
+                RunEvent::StdinRoom => continue,
+                RunEvent::Ended(end) => break end,
+            },
+            count = outputs.stdout.pass_on() => (Stream::Stdout, count?),
+            count = outputs.stderr.pass_on() => (Stream::Stderr, count?),
+            count = read_some(&mut stdin, &mut buffer[..room]), if room > 0 => {
+                // Input that cannot be read has ended: the command shall not wait for more.
+                let count = count.unwrap_or(0);
+                if count == 0 {
+                    run.close_stdin();
+                    stdin = None;
+                } else {
+                    run.send_stdin(&buffer[..count]);
+                }
+                continue;
+            }
+        };
+        run.output_consumed(stream, consumed).map_err(crate::vm::client_failure)?;
+    };
+    outputs.flush().await?;
+    Ok(end)
+}
+
+/// Reads from `stdin`; waits for ever once there is none.
+async fn read_some(
+    stdin: &mut Option<Box<dyn AsyncRead + Send + Unpin + '_>>,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    match stdin {
+        Some(stdin) => stdin.read(buffer).await,
+        None => std::future::pending().await,
+    }
+}
