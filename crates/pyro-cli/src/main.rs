@@ -1,2 +1,28 @@
-//! The `pyro` executable.
-fn main() {}
+//! The `pyro` executable: parses the command line, calls the core, shows the outcome.
+
+mod arguments;
+
+mod commands;
+
+mod interrupt;
+
+mod progress;
+
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::Arguments;
+
+fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(exit_code) = commands::internal::execute(&words) {
+        return exit_code;
+    }
+    match Arguments::try_parse() {
+        Ok(arguments) => commands::execute(arguments),
+        Err(error) => terminal::usage(&error),
+    }
+}

@@ -1,0 +1,169 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Disposable Linux machines for code you do not trust
+#[derive(Debug, Parser)]
+#[command(name = "pyro", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "\
+Examples:
+  pyro run debian:12 -- git --version
+  echo 'print(6 * 7)' | pyro run debian:12 -- python3 -
+  pyro env pull debian:12-build
+  pyro doctor")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a fresh VM, which is gone afterwards
+    Run(Box<RunArguments>),
+    /// Look at, fetch and delete environments
+    #[command(subcommand, name = "env")]
+    Environment(EnvironmentCommand),
+    /// Check whether this host can run VMs
+    Doctor {
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  pyro completions bash > ~/.local/share/bash-completion/completions/pyro
+  pyro completions zsh  > ~/.zfunc/_pyro
+  pyro completions fish > ~/.config/fish/completions/pyro.fish")]
+    Completions { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The command's output is streamed as it comes, its standard input is this one's.
+
+Exit codes: the command's own; 124 if it ran out of time; 128 + N if signal N killed it;
+125 if pyro itself could not run it.")]
+pub(crate) struct RunArguments {
+    /// The environment, for instance `debian:12`; see `pyro env list`
+    pub(crate) environment: String,
+    /// Virtual CPUs (1 to 8)
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = whole_number)]
+    pub(crate) vcpu_count: i64,
+    /// Memory in MiB (256 to 32768)
+    #[arg(long, value_name = "MIB", default_value_t = 1024, allow_negative_numbers = true, value_parser = whole_number)]
+    pub(crate) mem_mib: i64,
+    /// End the command after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, allow_negative_numbers = true, value_parser = number)]
+    pub(crate) timeout_seconds: f64,
+    /// Destroy the VM after this many seconds, whatever it does (60 to 3600)
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, allow_negative_numbers = true, value_parser = whole_number)]
+    pub(crate) ttl_seconds: i64,
+    /// Let the guest reach the network (not available yet)
+    #[arg(long)]
+    pub(crate) network: bool,
+    /// Run the command on this host, WITHOUT any boundary, if no VM can be had
+    #[arg(long)]
+    pub(crate) allow_host_compat: bool,
+    #[command(flatten)]
+    pub(crate) archive: ArchiveArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+    /// The command and its arguments, after `--`
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) words: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EnvironmentCommand {
+    /// List the environments and what of them is installed
+    List {
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Make an environment ready, or repair it
+    Pull {
+        /// For instance `debian:12`; see `pyro env list`
+        environment: String,
+        /// Build it anew from the archive's present state, for instance for security updates
+        #[arg(long)]
+        refresh: bool,
+        #[command(flatten)]
+        archive: ArchiveArguments,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Show one environment
+    Inspect {
+        /// For instance `debian:12`; see `pyro env list`
+        environment: String,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Delete what is outdated, replaced, damaged or was left by an interrupted pull
+    Prune {
+        /// Delete every environment
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+}
+
+/// Where environments come from.
+#[derive(Debug, Args)]
+pub(crate) struct ArchiveArguments {
+    /// Debian mirror: a URL or a whole `deb …` line; may be given several times
+    /// [default: as this host's apt]
+    #[arg(long, value_name = "URL")]
+    pub(crate) mirror: Vec<String>,
+    /// Proxy through which the mirror is reached
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
+}
+
+/// How the outcome is shown.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OutputArguments {
+    /// Print one JSON document on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say nothing on standard error but errors
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// Say more on standard error
+    #[arg(long, short, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+}
+
+fn whole_number(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| "a whole number is needed, see `pyro run --help`".to_owned())
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "a number is needed, for instance 30 or 0.5".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_core() {
+        let arguments = Arguments::parse_from(["pyro", "run", "debian:12", "--", "true"]);
+        let Command::Run(run) = arguments.command else { panic!("not run") };
+        assert_eq!(run.vcpu_count, i64::from(pyro_core::VcpuCount::DEFAULT.get()));
+        assert_eq!(run.mem_mib, i64::from(pyro_core::MemoryMib::DEFAULT.get()));
+        let timeout = pyro_core::Timeout::from_seconds(run.timeout_seconds).unwrap();
+        assert_eq!(timeout, pyro_core::Timeout::DEFAULT);
+        let time_to_live = pyro_core::TimeToLive::from_seconds(run.ttl_seconds).unwrap();
+        assert_eq!(time_to_live, pyro_core::TimeToLive::DEFAULT);
+    }
+}

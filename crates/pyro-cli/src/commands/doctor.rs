@@ -1,0 +1,77 @@
+//! `pyro doctor`.
+
+use std::process::ExitCode;
+
+use pyro_core::{DoctorReport, PyroError};
+
+use crate::arguments::OutputArguments;
+use crate::terminal::{self, BOLD, GREEN, RED, YELLOW};
+
+pub(crate) fn doctor(output: OutputArguments) -> ExitCode {
+    match examine() {
+        Ok(report) => {
+            let printed = if output.json {
+                terminal::print_json(&report)
+            } else {
+                terminal::print(&text(&report))
+            };
+            let code = if report.runtime_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            terminal::exit_code(printed, code, 1)
+        }
+        Err(failure) => {
+            terminal::fail(&failure, output.json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn examine() -> Result<DoctorReport, PyroError> {
+    let pyro = super::pyro(None)?;
+    super::block_on(pyro.doctor())
+}
+
+fn text(report: &DoctorReport) -> String {
+    let runtime = &report.runtime;
+    let mut text = String::new();
+    let mut line = |mark: &str, name: &str, value: &str| {
+        text += &format!("  {mark} {name:<14} {value}\n");
+    };
+    let pass = format!("{GREEN}ok  {GREEN:#}");
+    let note = format!("{YELLOW}note{YELLOW:#}");
+    let fail = format!("{RED}FAIL{RED:#}");
+
+    line(&pass, "pyro", &format!("{} on {}", runtime.version, report.platform));
+    match (&runtime.qemu, &runtime.qemu_version) {
+        (Some(path), Some(version)) => {
+            line(&pass, "qemu", &format!("{version} at {}", path.display()));
+        }
+        _ => line(&fail, "qemu", "not found"),
+    }
+    let kvm_mark = if report.kvm.usable { &pass } else { &note };
+    let kvm = if report.kvm.usable { "usable" } else { "not usable" };
+    line(kvm_mark, "kvm", &format!("{kvm}: {}", report.kvm.reason));
+    match runtime.accelerator {
+        Some(pyro_core::Accelerator::Kvm) => line(&pass, "accelerator", "kvm"),
+        Some(pyro_core::Accelerator::Tcg) => line(
+            &note,
+            "accelerator",
+            "tcg (software emulation: the same VM boundary, about ten times slower)",
+        ),
+        None => line(&fail, "accelerator", "none"),
+    }
+    line(&note, "network", &report.networking.reason);
+    line(&pass, "environments", &runtime.cache_dir.display().to_string());
+    for environment in &runtime.environments {
+        let state = match (environment.installed, &environment.damage) {
+            (_, Some(damage)) => format!("damaged: {damage}"),
+            (true, None) => "installed".to_owned(),
+            (false, None) => "not pulled".to_owned(),
+        };
+        line("    ", "", &format!("{:<18} {state}", environment.name));
+    }
+    for issue in &report.issues {
+        line(&fail, "issue", issue);
+    }
+    let verdict = if report.runtime_ok { "VMs can run here" } else { "VMs can NOT run here" };
+    format!("{text}\n{BOLD}{verdict}{BOLD:#}\n")
+}

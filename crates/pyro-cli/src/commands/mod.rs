@@ -1,0 +1,78 @@
+//! One file per group of commands; here, what they share.
+
+mod doctor;
+mod environment;
+pub(crate) mod internal;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use pyro_core::{Config, ErrorKind, Pyro, PyroError};
+
+use crate::arguments::{ArchiveArguments, Arguments, Command};
+use crate::terminal;
+
+pub(crate) fn execute(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Environment(command) => environment::execute(command),
+        Command::Doctor { output } => doctor::doctor(output),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "pyro", &mut script);
+            let printed = terminal::print(&String::from_utf8_lossy(&script));
+            terminal::exit_code(printed, ExitCode::SUCCESS, 1)
+        }
+    }
+}
+
+/// The core, configured by environment variables and by `archive`.
+fn pyro(archive: Option<&ArchiveArguments>) -> Result<Pyro, PyroError> {
+    let executable = std::env::current_exe().map_err(|error| {
+        PyroError::from_error(ErrorKind::Internal, &error).context("cannot tell where `pyro` is")
+    })?;
+    let mut config = Config::from_environment(executable)?;
+    if let Some(archive) = archive {
+        if !archive.mirror.is_empty() {
+            config.mirrors.clone_from(&archive.mirror);
+        }
+        if archive.proxy.is_some() {
+            config.proxy.clone_from(&archive.proxy);
+        }
+    }
+    Ok(Pyro::new(config))
+}
+
+/// Drives `work` on a runtime of its own, and leaves without waiting for a read of standard input
+/// that nobody can cancel.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, PyroError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+            PyroError::from_error(ErrorKind::Internal, &error).context("cannot start the runtime")
+        })?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    Ok(outcome)
+}
+
+/// What became of work that a signal can end.
+enum Ended<T> {
+    ByItself(T),
+    BySignal(i32),
+}
+
+/// Drives `work` until it ends or a signal asks for its end; then nothing of it is left.
+async fn until_interrupted<T>(pyro: &Pyro, work: impl Future<Output = T>) -> Ended<T> {
+    let ended = tokio::select! {
+        outcome = work => Ended::ByItself(outcome),
+        signal = crate::interrupt::interrupted() => Ended::BySignal(signal),
+    };
+    pyro.settle().await;
+    ended
+}
+
+/// The exit code of a process that a signal ended, as shells have it.
+fn exit_code_of_signal(signal: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+}

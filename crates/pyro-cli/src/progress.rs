@@ -1,0 +1,203 @@
+//! Progress of long work, on standard error: a moving line on a terminal, a line per step elsewhere.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use pyro_core::{
+    Accelerator, Artefact, LaunchPhase, LaunchReport, Progress, PullProgress, PyroError,
+};
+
+use crate::arguments::OutputArguments;
+use crate::terminal::{self, YELLOW};
+
+/// How often a moving line is drawn while nothing happens, so that it is seen to live.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Shows progress as it is reported.
+pub(crate) struct Display {
+    output: OutputArguments,
+    bar: Option<ProgressBar>,
+    /// The steps that were shown: without a moving line each is shown once, though downloading and
+    /// installing alternate.
+    shown: Mutex<HashSet<String>>,
+}
+
+/// One step, ready to be shown.
+struct Step {
+    text: String,
+    measure: Measure,
+}
+
+enum Measure {
+    Unknown,
+    Bytes { done: u64, total: u64 },
+    Count { done: u64, total: u64, detail: String },
+    Growing { bytes: u64 },
+}
+
+impl Display {
+    pub(crate) fn new(output: OutputArguments) -> Self {
+        let bar = ProgressBar::no_length();
+        // Hidden where standard error is no terminal.
+        let bar = (!output.quiet && !bar.is_hidden()).then_some(bar);
+        Self { output, bar, shown: Mutex::default() }
+    }
+
+    pub(crate) fn show(&self, progress: Progress) {
+        match progress {
+            Progress::Pull(step) => self.step(&pull_step(&step)),
+            Progress::Launch(phase) => {
+                // Without a terminal a start of a few seconds is not worth a line in a log.
+                if self.bar.is_some() || self.output.verbose {
+                    self.step(&Step {
+                        text: launch_text(phase).to_owned(),
+                        measure: Measure::Unknown,
+                    });
+                }
+            }
+            Progress::VmReady { vm_id, accelerator, report } => {
+                self.clear();
+                if self.output.verbose {
+                    terminal::say(&report_text(&vm_id, accelerator, &report));
+                }
+            }
+            Progress::HostCompat { reason } => {
+                self.clear();
+                terminal::say(&host_compat_text(&reason));
+            }
+        }
+    }
+
+    /// Takes the moving line away, for good.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn step(&self, step: &Step) {
+        if self.output.quiet {
+            return;
+        }
+        let is_new = {
+            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.insert(step.text.clone())
+        };
+        match &self.bar {
+            Some(bar) => {
+                draw(bar, step);
+                bar.enable_steady_tick(TICK);
+            }
+            None if is_new => terminal::say(&format!("pyro: {}\n", step.text)),
+            None => {}
+        }
+    }
+}
+
+fn draw(bar: &ProgressBar, step: &Step) {
+    let (template, message) = match &step.measure {
+        Measure::Unknown => {
+            bar.unset_length();
+            ("{spinner} {msg} {elapsed:.dim}", step.text.clone())
+        }
+        Measure::Growing { bytes } => {
+            bar.unset_length();
+            ("{spinner} {msg} {elapsed:.dim}", format!("{} ({})", step.text, HumanBytes(*bytes)))
+        }
+        Measure::Bytes { done, total } => {
+            bar.set_length(*total);
+            bar.set_position(*done);
+            (
+                "{spinner} {msg} {bar:24} {bytes}/{total_bytes} {bytes_per_sec:.dim}",
+                step.text.clone(),
+            )
+        }
+        Measure::Count { done, total, detail } => {
+            bar.set_length(*total);
+            bar.set_position(*done);
+            let text = format!("{} {done}/{total} {detail}", step.text);
+            ("{spinner} {wide_msg}", text)
+        }
+    };
+    bar.set_style(ProgressStyle::with_template(template).expect("the templates are valid"));
+    bar.set_message(message);
+}
+
+fn pull_step(progress: &PullProgress) -> Step {
+    let (text, measure) = match progress {
+        PullProgress::Waiting { artefact, holder_pid } => {
+            let holder = holder_pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+            let what = artefact_text(*artefact);
+            (format!("waiting for another pyro that prepares {what}{holder}"), Measure::Unknown)
+        }
+        PullProgress::Verifying => ("verifying what is installed".to_owned(), Measure::Unknown),
+        PullProgress::UpdatingPackageLists { artefact } => (
+            format!("{}: reading signed package lists", artefact_text(*artefact)),
+            Measure::Unknown,
+        ),
+        PullProgress::Downloading { artefact, bytes_done, bytes_total } => (
+            format!("{}: downloading packages", artefact_text(*artefact)),
+            Measure::Bytes { done: *bytes_done, total: *bytes_total },
+        ),
+        PullProgress::Installing { packages_done, packages_total, package } => (
+            "root filesystem: installing packages".to_owned(),
+            Measure::Count {
+                done: (*packages_done).into(),
+                total: (*packages_total).into(),
+                detail: package.clone(),
+            },
+        ),
+        PullProgress::UnpackingKernel => ("kernel: unpacking".to_owned(), Measure::Unknown),
+        PullProgress::WritingImage { bytes } => {
+            ("root filesystem: writing the image".to_owned(), Measure::Growing { bytes: *bytes })
+        }
+        PullProgress::Publishing { artefact } => {
+            (format!("{}: verifying and publishing", artefact_text(*artefact)), Measure::Unknown)
+        }
+    };
+    Step { text, measure }
+}
+
+fn artefact_text(artefact: Artefact) -> &'static str {
+    match artefact {
+        Artefact::Kernel => "kernel",
+        Artefact::RootFilesystem => "root filesystem",
+    }
+}
+
+fn launch_text(phase: LaunchPhase) -> &'static str {
+    match phase {
+        LaunchPhase::PreparingDisks => "preparing a VM",
+        LaunchPhase::Booting => "booting a VM",
+        LaunchPhase::Configuring => "configuring the VM",
+    }
+}
+
+fn report_text(vm_id: &str, accelerator: Accelerator, report: &LaunchReport) -> String {
+    let mut text = format!("pyro: vm {vm_id} is up ({})\n", accelerator.name());
+    for step in &report.steps {
+        text += &format!("  {:>6} ms  {}\n", step.since_launch.as_millis(), step.name);
+    }
+    text += &format!("  in the guest, kernel {}:\n", report.boot.kernel_release);
+    for phase in &report.boot.phases {
+        text += &format!("  {:>6} ms  {}\n", phase.since_kernel_start.as_millis(), phase.name);
+    }
+    if report.boot_attempts > 1 {
+        text += &format!("  the boot took {} attempts\n", report.boot_attempts);
+    }
+    text
+}
+
+fn host_compat_text(reason: &PyroError) -> String {
+    let mut text = format!(
+        "{YELLOW}warning:{YELLOW:#} no VM can be had, running the command on this host WITHOUT any \
+         boundary\n  because: {}\n",
+        reason.message
+    );
+    for cause in &reason.causes {
+        text += &format!("  caused by: {cause}\n");
+    }
+    text
+}
