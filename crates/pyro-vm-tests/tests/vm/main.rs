@@ -1,0 +1,29 @@
+//! Tests that boot real VMs. They fail where VMs cannot run, with what `pyro doctor` has to say.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod guest;
+
+mod network;
+
+mod environments;
+
+mod streams;
+
+mod outcomes;
+
+mod hostile;
+
+mod flood;
+
+mod interruption;
+
+mod leftovers;
+
+mod isolation;
+
+mod host_compat;
+
+mod accelerator;
+
+mod user;
