@@ -1,2 +1,61 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks: `cargo xtask demo | test | tidy | bench`.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tasks talk to the developer who started them"
+)]
+
+mod bench;
+
+mod demo;
+
+mod prerequisites;
+
+mod steps;
+
+mod suite;
+
+mod tidy;
+
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of pyro
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what is missing, build pyro, pull `debian:12` and run a command in a VM
+    Demo,
+    /// Install what is missing, then run every check and every test, real VMs included
+    Test,
+    /// Check the rules that no compiler checks: directions, file sizes, links
+    Tidy,
+    /// Measure what docs/SPECIFICATION.md promises
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Demo => demo::demo(),
+        Task::Test => suite::test(),
+        Task::Tidy => tidy::tidy(),
+        Task::Bench(bench) => bench::bench(&bench),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("\nxtask: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

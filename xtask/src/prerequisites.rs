@@ -1,0 +1,216 @@
+//! The programs of the host that pyro and its tests need: found, or installed with apt.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::steps::run;
+use crate::workspace::variable;
+
+/// What is needed, and the Debian package that has it.
+struct Need {
+    what: What,
+    package: &'static str,
+}
+
+enum What {
+    Program(&'static str),
+    File(&'static str),
+}
+
+/// What pulling an environment and running a VM need.
+const RUNTIME: [Need; 9] = [
+    program("qemu-system-x86_64", "qemu-system-x86"),
+    program("mke2fs", "e2fsprogs"),
+    program("mmdebstrap", "mmdebstrap"),
+    program("tar2sqfs", "squashfs-tools-ng"),
+    program("unshare", "util-linux"),
+    program("mount", "mount"),
+    program("newuidmap", "uidmap"),
+    program("gpg", "gpg"),
+    Need {
+        what: What::File("/usr/share/keyrings/debian-archive-keyring.gpg"),
+        package: "debian-archive-keyring",
+    },
+];
+
+/// With these an environment can be built where the host allows no namespaces.
+const WITHOUT_NAMESPACES: [Need; 2] =
+    [program("fakechroot", "fakechroot"), program("fakeroot", "fakeroot")];
+
+/// What the tests need besides: they also pull as another user and without namespaces.
+const TESTS: [Need; 4] = [
+    program("fakechroot", "fakechroot"),
+    program("fakeroot", "fakeroot"),
+    program("useradd", "passwd"),
+    program("ps", "procps"),
+];
+
+/// Debian leaves these out of an ordinary user's `PATH`, but they can be called there.
+const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+const fn program(name: &'static str, package: &'static str) -> Need {
+    Need { what: What::Program(name), package }
+}
+
+/// Makes sure that environments can be pulled and VMs run.
+pub(crate) fn for_running() -> Result<(), String> {
+    require(&RUNTIME)?;
+    if namespaces_work() {
+        return Ok(());
+    }
+    println!("    this host allows no namespaces: environments will be built with fakechroot");
+    require(&WITHOUT_NAMESPACES)
+}
+
+/// Makes sure that every test can run.
+pub(crate) fn for_tests() -> Result<(), String> {
+    require(&RUNTIME)?;
+    require(&TESTS)
+}
+
+fn require(needs: &[Need]) -> Result<(), String> {
+    check_platform()?;
+    let packages = missing(needs);
+    if packages.is_empty() {
+        println!("    every program that is needed is installed");
+        return Ok(());
+    }
+    if !is_debian() {
+        return Err(advice(needs));
+    }
+    println!("    missing packages: {}", packages.join(" "));
+    install(&packages)?;
+    match missing(needs).as_slice() {
+        [] => Ok(()),
+        still => Err(format!("still missing after the installation: {}", still.join(" "))),
+    }
+}
+
+fn check_platform() -> Result<(), String> {
+    if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Ok(());
+    }
+    let (system, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
+    Err(format!("pyro runs on Linux on x86-64 only, this is {system} on {architecture}"))
+}
+
+/// The packages of whatever is not there, each once.
+fn missing(needs: &[Need]) -> Vec<&'static str> {
+    let directories = search_path();
+    let mut packages: Vec<_> =
+        needs.iter().filter(|need| !need.is_met(&directories)).map(|need| need.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+impl Need {
+    fn is_met(&self, directories: &[PathBuf]) -> bool {
+        match self.what {
+            What::Program(name) => directories.iter().any(|path| path.join(name).is_file()),
+            What::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+fn search_path() -> Vec<PathBuf> {
+    let path = variable("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from)).collect()
+}
+
+fn advice(needs: &[Need]) -> String {
+    let directories = search_path();
+    let mut text = "this is neither Debian nor Ubuntu, so please install by yourself:".to_owned();
+    for need in needs.iter().filter(|need| !need.is_met(&directories)) {
+        let (What::Program(what) | What::File(what)) = need.what;
+        text += &format!("\n  {what} (on Debian in the package `{}`)", need.package);
+    }
+    text
+}
+
+fn is_debian() -> bool {
+    let release = fs_err::read_to_string("/etc/os-release").unwrap_or_default();
+    names_debian(&release) && search_path().iter().any(|path| path.join("apt-get").is_file())
+}
+
+/// Whether an `os-release` file is Debian's, or that of a distribution made from it.
+fn names_debian(release: &str) -> bool {
+    release
+        .lines()
+        .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
+        .flat_map(|value| value.trim_matches('"').split(' '))
+        .any(|name| matches!(name, "debian" | "ubuntu"))
+}
+
+fn install(packages: &[&str]) -> Result<(), String> {
+    run(apt_get().args(["--quiet=2", "update"]))?;
+    run(apt_get()
+        .args(["--quiet=2", "--yes", "--no-install-recommends", "install"])
+        .args(packages)
+        .stdin(Stdio::null()))
+}
+
+/// As root, or with `sudo`, which must be told what to keep of the environment.
+fn apt_get() -> Command {
+    let mut command = if rustix::process::geteuid().is_root() {
+        Command::new("env")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.arg("env");
+        sudo
+    };
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args([
+        "--option=Acquire::Retries=3",
+        // Another apt may be at work, as on a machine that has just been made.
+        "--option=DPkg::Lock::Timeout=300",
+        "--option=Dpkg::Use-Pty=0",
+    ]);
+    command
+}
+
+/// Whether an environment can be built in namespaces, as root or as this user.
+fn namespaces_work() -> bool {
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user", "--map-auto"]);
+    }
+    command
+        .args(["--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "true"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    let Ok(mut child) = command.spawn() else { return false };
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let works = child.wait().is_ok_and(|status| status.success());
+    // Where it is refused a user namespace, `unshare` 2.38 ends without its helper, which would
+    // wait for it for ever.
+    if let Some(group) = group {
+        kill_process_group(group, Signal::KILL).ok();
+    }
+    works
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debian_and_what_is_made_from_it_are_recognised() {
+        assert!(names_debian("NAME=\"Debian GNU/Linux\"\nID=debian\n"));
+        assert!(names_debian("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
+        assert!(!names_debian("ID=fedora\nID_LIKE=\"rhel\"\n"));
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package() {
+        let needs = [program("no-such-program-of-pyro", "some-package"), program("sh", "dash")];
+        assert_eq!(missing(&needs), ["some-package"]);
+        let advice = advice(&needs);
+        assert!(advice.contains("no-such-program-of-pyro"), "{advice}");
+        assert!(!advice.contains("dash"), "{advice}");
+    }
+}

@@ -1,0 +1,158 @@
+//! Who may depend on whom: the arrows of ARCHITECTURE.md.
+
+use serde_json::Value;
+
+use super::Finding;
+
+/// Each of our crates, and which of ours it may use. Tests (`dev-dependencies`) are free.
+const DIRECTIONS: [(&str, &[&str]); 9] = [
+    ("pyro-protocol", &[]),
+    ("pyro-agent", &["pyro-protocol"]),
+    ("pyro-qemu", &["pyro-protocol"]),
+    ("pyro-environments", &[]),
+    ("pyro-supervisor", &["pyro-protocol", "pyro-qemu"]),
+    ("pyro-core", &["pyro-environments", "pyro-protocol", "pyro-qemu", "pyro-supervisor"]),
+    ("pyro-cli", &["pyro-core"]),
+    ("pyro-vm-tests", &[]),
+    ("xtask", &[]),
+];
+
+/// Everything `pyro-protocol` may use: nothing here does I/O or needs a runtime.
+const PROTOCOL_DEPENDENCIES: [&str; 3] = ["postcard", "serde", "thiserror"];
+
+/// Crates of others that only some of ours may use, with the reason.
+const RESERVED: [(&str, &[&str], &str); 9] = [
+    ("clap", &["pyro-cli", "xtask"], ONLY_THE_CLI),
+    ("clap_complete", &["pyro-cli"], ONLY_THE_CLI),
+    ("indicatif", &["pyro-cli"], ONLY_THE_CLI),
+    ("anstream", &["pyro-cli"], ONLY_THE_CLI),
+    ("kvm-ioctls", &["pyro-qemu"], ONLY_THE_PROBE),
+    ("kvm-bindings", &["pyro-qemu"], ONLY_THE_PROBE),
+    ("rmcp", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
+    ("pyo3", &["pyro-python"], ONLY_ITS_SURFACE),
+    (
+        "tokio",
+        &[
+            "pyro-qemu",
+            "pyro-environments",
+            "pyro-supervisor",
+            "pyro-core",
+            "pyro-cli",
+            "pyro-vm-tests",
+        ],
+        "the agent is one synchronous loop in a guest whose every instruction may be emulated",
+    ),
+];
+
+const ONLY_THE_CLI: &str = "the command line is one surface of several, and the core serves all";
+const ONLY_THE_PROBE: &str = "what an accelerator is worth is decided in one place";
+const ONLY_ITS_SURFACE: &str = "a surface parses and renders; what it does, the core does";
+const ARROWS: &str = "the crates of ARCHITECTURE.md are layers, and their arrows point one way";
+
+/// One of our packages.
+#[derive(Debug, Default)]
+pub(super) struct Package {
+    name: String,
+    /// Everything but `dev-dependencies`.
+    dependencies: Vec<String>,
+}
+
+/// Reads what `cargo metadata` prints.
+pub(super) fn packages(metadata: &Value) -> Result<Vec<Package>, String> {
+    let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
+    Ok(packages.iter().map(package).collect())
+}
+
+fn package(value: &Value) -> Package {
+    let dependencies = value["dependencies"].as_array().into_iter().flatten();
+    Package {
+        name: value["name"].as_str().unwrap_or_default().to_owned(),
+        dependencies: dependencies
+            .filter(|dependency| dependency["kind"] != "dev")
+            .filter_map(|dependency| Some(dependency["name"].as_str()?.to_owned()))
+            .collect(),
+    }
+}
+
+pub(super) fn check(package: &Package) -> Vec<Finding> {
+    let Some((_, allowed)) = DIRECTIONS.iter().find(|(name, _)| *name == package.name) else {
+        return vec![finding(package, "has no place in the table of directions", ARROWS)];
+    };
+    let mut findings = Vec::new();
+    for dependency in &package.dependencies {
+        let dependency = dependency.as_str();
+        let is_ours = DIRECTIONS.iter().any(|(name, _)| *name == dependency);
+        if is_ours && !allowed.contains(&dependency) {
+            findings.push(finding(package, &format!("must not depend on `{dependency}`"), ARROWS));
+        }
+        let reserved = RESERVED.iter().find(|(name, ..)| *name == dependency);
+        if let Some((_, users, reason)) = reserved
+            && !users.contains(&package.name.as_str())
+        {
+            let problem = format!("must not use `{dependency}`, which is for {}", users.join(", "));
+            findings.push(finding(package, &problem, reason));
+        }
+        if package.name == "pyro-protocol" && !PROTOCOL_DEPENDENCIES.contains(&dependency) {
+            let problem = format!("must not use `{dependency}`");
+            let reason = "the protocol does no I/O and knows no async runtime";
+            findings.push(finding(package, &problem, reason));
+        }
+    }
+    findings
+}
+
+fn finding(package: &Package, problem: &str, reason: &'static str) -> Finding {
+    Finding { place: package.name.clone(), problem: problem.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(name: &str, dependencies: &[&str]) -> Vec<String> {
+        let dependencies = dependencies.iter().map(|&name| name.to_owned()).collect();
+        let package = Package { name: name.to_owned(), dependencies };
+        check(&package).into_iter().map(|finding| finding.problem).collect()
+    }
+
+    #[test]
+    fn an_arrow_against_the_direction_is_found() {
+        assert_eq!(
+            problems("pyro-environments", &["serde", "pyro-qemu"]),
+            ["must not depend on `pyro-qemu`"]
+        );
+        assert!(problems("pyro-core", &["pyro-qemu", "tokio"]).is_empty());
+    }
+
+    #[test]
+    fn a_reserved_crate_in_the_wrong_place_is_found() {
+        assert_eq!(
+            problems("pyro-core", &["clap"]),
+            ["must not use `clap`, which is for pyro-cli, xtask"]
+        );
+        assert!(!problems("pyro-agent", &["tokio"]).is_empty());
+    }
+
+    #[test]
+    fn the_protocol_has_a_closed_list() {
+        assert_eq!(problems("pyro-protocol", &["fs-err"]), ["must not use `fs-err`"]);
+    }
+
+    #[test]
+    fn a_new_crate_needs_its_place() {
+        assert_eq!(problems("pyro-utils", &[]), ["has no place in the table of directions"]);
+    }
+
+    #[test]
+    fn dependencies_of_tests_do_not_count() {
+        let metadata = serde_json::json!({ "packages": [{
+            "name": "pyro-qemu",
+            "dependencies": [
+                { "name": "clap", "kind": "dev" },
+                { "name": "tokio", "kind": null },
+            ],
+        }]});
+        let packages = packages(&metadata).unwrap();
+        assert_eq!(packages[0].dependencies, ["tokio"]);
+    }
+}

@@ -1,0 +1,61 @@
+//! Where things are in this checkout, and the programs that work on it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The directory with the workspace's `Cargo.toml`.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+}
+
+/// The manifest of the guest's agent, which is a workspace of its own.
+pub(crate) fn agent_manifest() -> PathBuf {
+    root().join("crates/pyro-agent/Cargo.toml")
+}
+
+/// The target directory, wherever cargo's configuration puts it.
+pub(crate) fn target() -> Result<PathBuf, String> {
+    let metadata = metadata(&root().join("Cargo.toml"))?;
+    let target = metadata["target_directory"].as_str();
+    target.map(PathBuf::from).ok_or_else(|| "cargo names no target directory".to_owned())
+}
+
+/// What `cargo metadata` says of the packages of the workspace at `manifest`.
+pub(crate) fn metadata(manifest: &Path) -> Result<serde_json::Value, String> {
+    let mut command = cargo();
+    command.args(["metadata", "--no-deps", "--format-version=1", "--manifest-path"]).arg(manifest);
+    serde_json::from_str(&output(&mut command)?)
+        .map_err(|error| format!("cargo metadata prints no JSON: {error}"))
+}
+
+/// The cargo that runs this task, in the root of the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(variable("CARGO").unwrap_or_else(|| "cargo".to_owned()));
+    command.current_dir(root());
+    command
+}
+
+/// What `command` prints; its standard error is passed on.
+pub(crate) fn output(command: &mut Command) -> Result<String, String> {
+    let output = command
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cannot start {}: {error}", name(command)))?;
+    if !output.status.success() {
+        return Err(format!("{} failed ({})", name(command), output.status));
+    }
+    String::from_utf8(output.stdout).map_err(|_| format!("{} prints no text", name(command)))
+}
+
+/// The program and its arguments, as one would type them.
+pub(crate) fn name(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    format!("`{}`", words.join(" "))
+}
+
+#[allow(clippy::disallowed_methods, reason = "a task is configured by cargo and the shell")]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
