@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use pyro_core::{
-    Accelerator, Artefact, LaunchPhase, LaunchReport, Progress, PullProgress, PyroError,
+    Accelerator, Artefact, LaunchPhase, LaunchReport, Progress, PullProgress, PyroError, StartKind,
 };
 
 use crate::arguments::OutputArguments;
@@ -59,6 +59,11 @@ impl Display {
             }
             Progress::VmReady { vm_id, accelerator, report } => {
                 self.clear();
+                if let StartKind::ColdBootInstead { reason } = &report.start
+                    && !self.output.quiet
+                {
+                    terminal::say(&fallback_text(reason));
+                }
                 if self.output.verbose {
                     terminal::say(&report_text(&vm_id, accelerator, &report));
                 }
@@ -169,14 +174,22 @@ fn artefact_text(artefact: Artefact) -> &'static str {
 
 fn launch_text(phase: LaunchPhase) -> &'static str {
     match phase {
-        LaunchPhase::PreparingDisks => "preparing a VM",
+        LaunchPhase::WaitingForTemplate => "waiting for another pyro that makes the template",
+        LaunchPhase::BootingTemplate => "first use on this host: booting a template",
+        LaunchPhase::WarmingTemplate => "first use on this host: warming the template up",
+        LaunchPhase::FreezingTemplate => "first use on this host: freezing the template",
+        LaunchPhase::Restoring => "restoring a VM",
         LaunchPhase::Booting => "booting a VM",
         LaunchPhase::Configuring => "configuring the VM",
     }
 }
 
 fn report_text(vm_id: &str, accelerator: Accelerator, report: &LaunchReport) -> String {
-    let mut text = format!("pyro: vm {vm_id} is up ({})\n", accelerator.name());
+    let how = match report.start {
+        StartKind::Restored => "restored from its template",
+        StartKind::ColdBoot | StartKind::ColdBootInstead { .. } => "booted",
+    };
+    let mut text = format!("pyro: vm {vm_id} is up ({}, {how})\n", accelerator.name());
     for step in &report.steps {
         text += &format!("  {:>6} ms  {}\n", step.since_launch.as_millis(), step.name);
     }
@@ -188,6 +201,16 @@ fn report_text(vm_id: &str, accelerator: Accelerator, report: &LaunchReport) -> 
         text += &format!("  the boot took {} attempts\n", report.boot_attempts);
     }
     text
+}
+
+fn fallback_text(reason: &PyroError) -> String {
+    let causes: Vec<_> =
+        std::iter::once(&reason.message).chain(&reason.causes).map(String::as_str).collect();
+    format!(
+        "{YELLOW}warning:{YELLOW:#} the VM was booted instead of restored from a template, which is \
+         slower\n  because: {}\n",
+        causes.join(": ")
+    )
 }
 
 fn host_compat_text(reason: &PyroError) -> String {

@@ -4,7 +4,8 @@ use std::env::VarError;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use pyro_environments::ArchiveSettings;
+use pyro_environments::{ArchiveSettings, InstalledEnvironment};
+use pyro_protocol::client::StartPolicy;
 use pyro_supervisor::client::Executable;
 
 use crate::{ErrorKind, PyroError};
@@ -28,6 +29,8 @@ pub struct Config {
     /// The `pyro` executable, which is also the supervisor.
     pub pyro: PathBuf,
     pub accelerator: AcceleratorChoice,
+    /// Boot every VM instead of restoring it from a template.
+    pub cold_boot: bool,
     /// Debian mirrors, as URLs or one-line apt sources; none for the host's own.
     pub mirrors: Vec<String>,
     /// The proxy through which mirrors are reached.
@@ -75,6 +78,16 @@ impl Config {
             None => AcceleratorChoice::Auto,
             Some(name) => AcceleratorChoice::from_name(&name)?,
         };
+        let cold_boot = match text(variable, "PYRO_START")?.as_deref() {
+            None | Some("restore") => false,
+            Some("boot") => true,
+            Some(other) => {
+                return Err(PyroError::new(
+                    ErrorKind::InvalidInput,
+                    format!("PYRO_START must be restore or boot, not '{other}'"),
+                ));
+            }
+        };
         let mirrors = text(variable, "PYRO_DEBIAN_MIRROR")?
             .map(|mirrors| mirrors.lines().map(|line| line.trim().to_owned()).collect())
             .unwrap_or_default();
@@ -85,7 +98,7 @@ impl Config {
             None => text(variable, "http_proxy")?,
         };
         let tool_path = variable("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        Ok(Self { cache_dir, state_dir, pyro, accelerator, mirrors, proxy, tool_path })
+        Ok(Self { cache_dir, state_dir, pyro, accelerator, cold_boot, mirrors, proxy, tool_path })
     }
 
     /// The settings for pulling, checked.
@@ -105,6 +118,18 @@ impl Config {
     /// Where the scratch disks of VMs lie, as files without a name.
     pub(crate) fn scratch_directory(&self) -> PathBuf {
         self.state_dir.join("vms")
+    }
+
+    /// How VMs of `environment` come to life.
+    pub(crate) fn start_policy(&self, environment: &InstalledEnvironment) -> StartPolicy {
+        if self.cold_boot {
+            return StartPolicy::ColdBoot;
+        }
+        let warm_up = environment.definition().warm_up.iter().map(|&command| command.to_owned());
+        StartPolicy::Restore {
+            templates: self.cache_dir.join("templates"),
+            warm_up: warm_up.collect(),
+        }
     }
 
     pub(crate) fn executable(&self, words: [&str; 2]) -> Executable {

@@ -3,6 +3,7 @@
 //! There is no boundary here. The outcome says so (`execution_mode`), and nothing enters this module
 //! but by the caller's explicit word.
 
+use std::ops::Range;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -52,13 +53,14 @@ pub(crate) async fn run(
         }
     } else {
         group.kill();
-        pipes.wait_until_nobody_writes().await;
+        pipes.take_the_rest(&mut outputs).await;
         Ending::timed_out(started.elapsed())
     };
     drop(group);
     outputs.flush().await?;
     let mode = ExecutionMode::HostCompat;
-    Ok(RunOutcome::new("", request.environment, text, mode, &ending, outputs))
+    let vm_id = crate::vm::new_id()?;
+    Ok(RunOutcome::new(&vm_id, request.environment, text, mode, &ending, outputs))
 }
 
 /// A child and all it started in its group, killed when this is dropped.
@@ -104,13 +106,17 @@ impl Pipes {
         Self { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() }
     }
 
-    /// Waits until the killed processes are gone, which shows by their ends of the pipes. One that left
-    /// the group is not killed, and not waited for beyond the deadline.
-    async fn wait_until_nobody_writes(mut self) {
-        let mut discarded = vec![0; READ_BYTES];
+    /// Takes what is left in the pipes until the killed processes are gone. One that left the group is
+    /// not killed, and not waited for beyond the deadline.
+    async fn take_the_rest(mut self, outputs: &mut Outputs<'_>) {
+        let mut buffer = vec![0; READ_BYTES];
         let ended = async {
-            while read(&mut self.stdout, &mut discarded).await > 0 {}
-            while read(&mut self.stderr, &mut discarded).await > 0 {}
+            while let count @ 1.. = read(&mut self.stdout, &mut buffer).await {
+                outputs.stdout.take(&buffer[..count]);
+            }
+            while let count @ 1.. = read(&mut self.stderr, &mut buffer).await {
+                outputs.stderr.take(&buffer[..count]);
+            }
         };
         tokio::time::timeout(KILLED_DEADLINE, ended).await.ok();
     }
@@ -120,11 +126,12 @@ impl Pipes {
 async fn converse(
     child: &mut Child,
     pipes: &mut Pipes,
-    mut stdin: Option<Box<dyn AsyncRead + Send + Unpin + '_>>,
+    stdin: Option<Box<dyn AsyncRead + Send + Unpin + '_>>,
     outputs: &mut Outputs<'_>,
 ) -> Result<i32, PyroError> {
     let Pipes { stdin: sink, stdout, stderr } = pipes;
-    let mut input = vec![0; READ_BYTES];
+    let mut feed =
+        Feed { source: stdin, sink: sink.take(), buffer: vec![0; READ_BYTES], unfed: 0..0 };
     let mut out = vec![0; READ_BYTES];
     let mut err = vec![0; READ_BYTES];
     let mut exit = None;
@@ -145,9 +152,7 @@ async fn converse(
             // Once the process has ended and its pipes are empty: a background child may hold them
             // open for ever.
             () = std::future::ready(()), if exit.is_some() => break,
-            count = read(&mut stdin, &mut input), if sink.is_some() && stdin.is_some() => {
-                feed(count, &input, &mut stdin, sink).await;
-            }
+            () = feed.step(), if feed.sink.is_some() => {}
         }
     }
     Ok(exit.expect("the loop ends with an exit code"))
@@ -177,20 +182,32 @@ async fn pass<R>(
     output.flush().await
 }
 
-async fn feed<R>(
-    count: usize,
-    buffer: &[u8],
-    stdin: &mut Option<R>,
-    sink: &mut Option<ChildStdin>,
-) {
-    let written = match sink {
-        Some(sink) if count > 0 => sink.write_all(&buffer[..count]).await.is_ok(),
-        _ => false,
-    };
-    if !written {
-        // The end of the input, or a command that reads no more.
-        *sink = None;
-        *stdin = None;
+/// The command's input on its way.
+struct Feed<'a> {
+    source: Option<Box<dyn AsyncRead + Send + Unpin + 'a>>,
+    sink: Option<ChildStdin>,
+    buffer: Vec<u8>,
+    /// What of the buffer is still to be written.
+    unfed: Range<usize>,
+}
+
+impl Feed<'_> {
+    /// Reads some input, or writes some of what was read. Cancel-safe: output is taken meanwhile,
+    /// because the command may wait for that.
+    async fn step(&mut self) {
+        if self.unfed.is_empty() {
+            let count = read(&mut self.source, &mut self.buffer).await;
+            self.unfed = 0..count;
+            if count == 0 {
+                self.sink = None;
+            }
+        } else if let Some(sink) = &mut self.sink {
+            match sink.write(&self.buffer[self.unfed.clone()]).await {
+                Ok(count) => self.unfed.start += count,
+                // A command that reads no more.
+                Err(_) => self.sink = None,
+            }
+        }
     }
 }
 

@@ -27,7 +27,7 @@ mod host_compat;
 mod doctor;
 
 pub use pyro_environments::{Artefact, PruneScope, PullMode, PullProgress};
-pub use pyro_protocol::client::{Accelerator, LaunchPhase, LaunchReport};
+pub use pyro_protocol::client::{Accelerator, LaunchPhase, LaunchReport, StartKind};
 pub use pyro_protocol::failure::{Failure as PyroError, FailureKind as ErrorKind};
 
 pub use self::accelerator::probe_kvm;

@@ -74,17 +74,19 @@ impl TimeToLive {
 impl Timeout {
     pub const DEFAULT: Self = Self(Duration::from_secs(30));
 
+    /// What a smaller number is rounded up to.
+    const MIN: Duration = Duration::from_nanos(1);
+
     /// Longer than any VM lives; spares every deadline an overflow.
     const MAX: Duration = Duration::from_hours(365 * 24);
 
     pub fn from_seconds(value: f64) -> Result<Self, PyroError> {
-        let timeout = Duration::try_from_secs_f64(value).ok().filter(|timeout| !timeout.is_zero());
-        // A number too large for a duration is no error: it only means "no limit of its own".
-        match timeout {
-            Some(timeout) => Ok(Self(timeout.min(Self::MAX))),
-            None if value > 0.0 && value.is_finite() => Ok(Self(Self::MAX)),
-            None => Err(invalid(format!("timeout_seconds must be positive, not {value}"))),
+        if !(value > 0.0 && value.is_finite()) {
+            return Err(invalid(format!("timeout_seconds must be positive, not {value}")));
         }
+        // A number too large for a duration is no error: it only means "no limit of its own".
+        let timeout = Duration::try_from_secs_f64(value).unwrap_or(Self::MAX);
+        Ok(Self(timeout.clamp(Self::MIN, Self::MAX)))
     }
 
     pub fn get(self) -> Duration {
@@ -160,6 +162,7 @@ mod tests {
             assert!(error.message.starts_with("timeout_seconds must be positive"), "{error}");
         }
         assert_eq!(Timeout::from_seconds(0.25).unwrap().get(), Duration::from_millis(250));
+        assert_eq!(Timeout::from_seconds(1e-10).unwrap().get(), Timeout::MIN);
         assert_eq!(Timeout::from_seconds(1e300).unwrap().get(), Timeout::MAX);
     }
 

@@ -108,12 +108,14 @@ impl Output<'_> {
             return Ok(());
         };
         let written = async {
-            live.write_all(self.pending.make_contiguous()).await?;
+            // Piece by piece, so that nothing is written twice if this is given up and begun again.
+            while !self.pending.is_empty() {
+                let count = live.write(self.pending.as_slices().0).await?;
+                self.pending.drain(..count);
+            }
             live.flush().await
         };
-        written.await.map_err(|error| not_passed_on(self.name, &error))?;
-        self.pending.clear();
-        Ok(())
+        written.await.map_err(|error| not_passed_on(self.name, &error))
     }
 }
 
@@ -133,23 +135,34 @@ pub(crate) async fn pump(
     mut stdin: Option<Box<dyn AsyncRead + Send + Unpin + '_>>,
     outputs: &mut Outputs<'_>,
 ) -> Result<RunEnd, PyroError> {
+    let end = carry(run, &mut stdin, outputs).await;
+    // What the command wrote is shown, whatever became of it.
+    outputs.flush().await?;
+    end
+}
+
+async fn carry(
+    run: &mut Run<'_>,
+    stdin: &mut Option<Box<dyn AsyncRead + Send + Unpin + '_>>,
+    outputs: &mut Outputs<'_>,
+) -> Result<RunEnd, PyroError> {
     let mut buffer = vec![0; pyro_protocol::frame::CHUNK_BYTES_MAX];
-    let end = loop {
+    loop {
         let room = run.stdin_room();
         let (stream, consumed) = tokio::select! {
             event = run.next_event() => match event.map_err(crate::vm::client_failure)? {
                 RunEvent::Output { stream, bytes } => (stream, outputs.of(stream).take(&bytes)),
                 RunEvent::StdinRoom => continue,
-                RunEvent::Ended(end) => break end,
+                RunEvent::Ended(end) => return Ok(end),
             },
             count = outputs.stdout.pass_on() => (Stream::Stdout, count?),
             count = outputs.stderr.pass_on() => (Stream::Stderr, count?),
-            count = read_some(&mut stdin, &mut buffer[..room]), if room > 0 => {
+            count = read_some(stdin, &mut buffer[..room]), if room > 0 => {
                 // Input that cannot be read has ended: the command shall not wait for more.
                 let count = count.unwrap_or(0);
                 if count == 0 {
                     run.close_stdin();
-                    stdin = None;
+                    *stdin = None;
                 } else {
                     run.send_stdin(&buffer[..count]);
                 }
@@ -157,9 +170,7 @@ pub(crate) async fn pump(
             }
         };
         run.output_consumed(stream, consumed).map_err(crate::vm::client_failure)?;
-    };
-    outputs.flush().await?;
-    Ok(end)
+    }
 }
 
 /// Reads from `stdin`; waits for ever once there is none.

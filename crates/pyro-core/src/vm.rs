@@ -50,6 +50,8 @@ pub(crate) async fn launch(
         accelerator,
         qemu: config.tool(pyro_qemu::executable::PROGRAM, QEMU_PACKAGE)?,
         mke2fs: config.tool("mke2fs", "e2fsprogs")?,
+        start: config.start_policy(environment),
+        environment_digest: format!("{} {}", environment.image_digest, environment.kernel.digest),
         kernel_image: environment.kernel.vmlinux.clone(),
         kernel_modules: environment.kernel.modules.clone(),
         rootfs_image: environment.rootfs_image.clone(),
@@ -74,7 +76,7 @@ pub(crate) async fn launch(
 pub(crate) const QEMU_PACKAGE: &str = "qemu-system-x86";
 
 /// 12 lower-case hex digits.
-fn new_id() -> Result<String, PyroError> {
+pub(crate) fn new_id() -> Result<String, PyroError> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes[2..]).map_err(|error| {
         PyroError::from_error(ErrorKind::Internal, &error).context("cannot name the VM")

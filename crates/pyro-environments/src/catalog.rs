@@ -36,6 +36,8 @@ pub struct EnvironmentDefinition {
     /// packages, the unpacked tree and the image, measured (267, 428 and
     /// 848 MiB) and rounded up generously.
     pub build_bytes: u64,
+    /// Shell commands that touch what most users run first.
+    pub warm_up: &'static [&'static str],
 }
 
 const MIB: u64 = 1 << 20;
@@ -107,6 +109,7 @@ const DEBIAN_12: EnvironmentDefinition = EnvironmentDefinition {
     source_date_epoch: 1_686_355_200, // 10 June 2023, the release of Debian 12
     kernel_package: "linux-image-cloud-amd64",
     build_bytes: 0,
+    warm_up: &["ls /", "ls /"],
 };
 
 /// Every environment there is, ordered by name.

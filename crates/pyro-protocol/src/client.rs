@@ -78,12 +78,25 @@ pub struct LaunchSpec {
     pub accelerator: Accelerator,
     pub qemu: PathBuf,
     pub mke2fs: PathBuf,
+    pub start: StartPolicy,
     pub kernel_image: PathBuf,
     /// In the order in which they must be loaded.
     pub kernel_modules: Vec<PathBuf>,
     pub rootfs_image: PathBuf,
+    /// Identifies the content of kernel, modules and root filesystem together.
+    pub environment_digest: String,
     /// An existing directory of this user; the scratch disk is an unnamed file on its file system.
     pub scratch_directory: PathBuf,
+}
+
+/// How a VM comes to life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartPolicy {
+    /// Restored from a template in this directory; the template is made where it is missing, and
+    /// warmed by running these commands in it.
+    Restore { templates: PathBuf, warm_up: Vec<String> },
+    /// Booted, whatever templates there are.
+    ColdBoot,
 }
 
 /// What executes the guest's instructions.
@@ -109,9 +122,17 @@ impl Accelerator {
 /// A step of a VM's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LaunchPhase {
-    /// The scratch disk and the initial file system are being made.
-    PreparingDisks,
-    /// QEMU runs and the guest boots.
+    /// Another process makes the template that this VM needs.
+    WaitingForTemplate,
+    /// A machine boots, to be frozen as a template.
+    BootingTemplate,
+    /// Commands run in it, so that what they need is in its memory.
+    WarmingTemplate,
+    /// Its state is being written to disk.
+    FreezingTemplate,
+    /// The VM is being restored from its template.
+    Restoring,
+    /// The VM boots by itself.
     Booting,
     /// The agent answered and takes its identity.
     Configuring,
@@ -120,11 +141,23 @@ pub enum LaunchPhase {
 /// How a VM's start went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchReport {
+    pub start: StartKind,
     /// Time from the launch message to each step's end, in order.
     pub steps: Vec<LaunchStep>,
     pub boot: BootReport,
     /// How often the boot was tried; more than once where a first one never answered.
     pub boot_attempts: u32,
+}
+
+/// How a VM did come to life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartKind {
+    Restored,
+    ColdBoot,
+    /// It was to be restored, but that failed, and so it was booted.
+    ColdBootInstead {
+        reason: Failure,
+    },
 }
 
 /// One timed step of a VM's start, seen from the supervisor.

@@ -27,7 +27,6 @@ pub struct CreditExceeded {
 }
 
 impl Credit {
-    pub const NONE: Self = Self(0);
     pub const WINDOW: Self = Self(WINDOW_BYTES);
 
     pub fn available_bytes(self) -> usize {

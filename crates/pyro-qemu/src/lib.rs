@@ -7,6 +7,8 @@ pub mod accelerator;
 
 pub mod machine;
 
+pub mod monitor;
+
 pub mod process;
 
 pub mod executable;

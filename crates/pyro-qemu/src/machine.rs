@@ -12,28 +12,66 @@ use pyro_protocol::client::Accelerator;
 mod child_fd {
     use std::os::fd::RawFd;
 
-    pub(super) const CHANNEL: RawFd = 3;
+    pub(super) const PORT: RawFd = 3;
     pub(super) const CONSOLE: RawFd = 4;
-    pub(super) const KERNEL: RawFd = 5;
-    pub(super) const INITRAMFS: RawFd = 6;
-    pub(super) const FIRST_DISK: RawFd = 7;
+    pub(super) const MONITOR: RawFd = 5;
+    pub(super) const MEMORY: RawFd = 6;
+    pub(super) const KERNEL: RawFd = 7;
+    pub(super) const INITRAMFS: RawFd = 8;
+    pub(super) const STATE: RawFd = 9;
+    pub(super) const FIRST_DISK: RawFd = 10;
 }
 
-/// A machine to be booted. Owns every file that QEMU needs.
+/// A machine to be started. Owns every file that QEMU needs.
 #[derive(Debug)]
 pub struct Machine {
     pub accelerator: Accelerator,
     pub vcpu_count: u8,
-    pub memory_mib: u32,
+    pub memory: Memory,
+    pub start: Start,
+    pub port: Port,
+    /// A connected stream socket to which the guest's serial console is written.
+    pub console: OwnedFd,
+    /// A connected stream socket for QMP, see [`Monitor`](crate::monitor::Monitor).
+    pub monitor: OwnedFd,
+    pub disks: Vec<Disk>,
+}
+
+/// The guest's memory, as a memfd of its size.
+#[derive(Debug)]
+pub struct Memory {
+    pub mib: u32,
+    pub file: OwnedFd,
+    pub sharing: MemorySharing,
+}
+
+/// Whether the guest's writes reach the memory's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemorySharing {
+    /// They do: the file is the memory, and can be frozen.
+    Shared,
+    /// They do not: what is written is copied first, and private to this machine.
+    CopyOnWrite,
+}
+
+/// How the machine comes to life.
+#[derive(Debug)]
+pub enum Start {
+    Boot(Boot),
+    /// From the device state of a frozen machine with the same devices, whose memory is this one's.
+    Restore {
+        state: OwnedFd,
+    },
+}
+
+/// What a boot needs.
+#[derive(Debug)]
+pub struct Boot {
     pub kernel: OwnedFd,
     /// The guest's first file system, a cpio archive.
     pub initramfs: OwnedFd,
     /// See [`tsc::measure_khz`](crate::tsc::measure_khz).
     pub tsc_khz: u64,
-    pub port: Port,
-    /// A connected stream socket to which the guest's serial console is written.
-    pub console: OwnedFd,
-    pub disks: Vec<Disk>,
 }
 
 /// A virtio-serial port: a byte stream between guest and host.
@@ -80,36 +118,78 @@ impl Machine {
         line.option("-M", machine_type(self.accelerator));
         line.option("-cpu", cpu_model(self.accelerator));
         line.option("-smp", self.vcpu_count.to_string());
-        line.option("-m", format!("{}M", self.memory_mib));
         for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
             line.arguments.push(flag.to_owned());
         }
         line.option("-display", "none");
         line.option("-sandbox", SANDBOX);
-        line.option("-kernel", proc_path(child_fd::KERNEL));
-        line.option("-initrd", proc_path(child_fd::INITRAMFS));
-        line.option("-append", kernel_command_line(self.tsc_khz));
-        line.option("-chardev", format!("socket,id=console,fd={}", child_fd::CONSOLE));
+        line.memory(self.memory);
+        line.socket("monitor", self.monitor, child_fd::MONITOR);
+        line.option("-mon", "chardev=monitor,mode=control");
+        line.socket("console", self.console, child_fd::CONSOLE);
         line.option("-serial", "chardev:console");
-        line.option("-chardev", format!("socket,id=port,fd={}", child_fd::CHANNEL));
+        line.socket("port", self.port.socket, child_fd::PORT);
         line.option("-device", "virtio-serial-device");
         line.option("-device", format!("virtserialport,chardev=port,name={}", self.port.name));
-        line.files.extend([
-            (self.port.socket, child_fd::CHANNEL),
-            (self.console, child_fd::CONSOLE),
-            (self.kernel, child_fd::KERNEL),
-            (self.initramfs, child_fd::INITRAMFS),
-        ]);
         for (index, disk) in self.disks.into_iter().enumerate() {
             line.disk(index, disk);
+        }
+        match self.start {
+            Start::Boot(boot) => line.boot(boot),
+            Start::Restore { state } => {
+                line.option("-incoming", "defer");
+                line.files.push((state, child_fd::STATE));
+            }
         }
         line
     }
 }
 
+/// Changes whenever a machine is described differently: a frozen one cannot become another.
+pub fn fingerprint(accelerator: Accelerator) -> String {
+    // A test holds the whole command line of a machine against this file.
+    let devices = include_str!("machine.golden");
+    format!("{}\n{}\n{devices}", machine_type(accelerator), cpu_model(accelerator))
+}
+
+/// The monitor's name for the file with the device state that a machine is restored from.
+pub(crate) fn restored_state_uri() -> String {
+    format!("fd:{}", child_fd::STATE)
+}
+
 impl CommandLine {
     fn option(&mut self, name: &str, value: impl Into<String>) {
         self.arguments.extend([name.to_owned(), value.into()]);
+    }
+
+    fn memory(&mut self, memory: Memory) {
+        let share = match memory.sharing {
+            MemorySharing::Shared => "on",
+            MemorySharing::CopyOnWrite => "off",
+        };
+        self.option("-m", format!("{}M", memory.mib));
+        self.option(
+            "-object",
+            format!(
+                "memory-backend-file,id=memory,size={}M,mem-path={},share={share}",
+                memory.mib,
+                proc_path(child_fd::MEMORY)
+            ),
+        );
+        self.files.push((memory.file, child_fd::MEMORY));
+    }
+
+    fn socket(&mut self, name: &str, socket: OwnedFd, number: RawFd) {
+        self.option("-chardev", format!("socket,id={name},fd={number}"));
+        self.files.push((socket, number));
+    }
+
+    fn boot(&mut self, boot: Boot) {
+        self.option("-kernel", proc_path(child_fd::KERNEL));
+        self.option("-initrd", proc_path(child_fd::INITRAMFS));
+        self.option("-append", kernel_command_line(boot.tsc_khz));
+        self.files.push((boot.kernel, child_fd::KERNEL));
+        self.files.push((boot.initramfs, child_fd::INITRAMFS));
     }
 
     fn disk(&mut self, index: usize, disk: Disk) {
@@ -140,8 +220,8 @@ impl CommandLine {
     }
 
     fn next_disk_fd(&self) -> RawFd {
-        let taken = self.files.iter().map(|(_, number)| *number).max();
-        taken.map_or(child_fd::FIRST_DISK, |highest| highest + 1)
+        let taken = self.files.iter().map(|(_, number)| number + 1).max();
+        taken.unwrap_or_default().max(child_fd::FIRST_DISK)
     }
 }
 
@@ -151,7 +231,10 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// The smallest machine that has what Linux needs: timer and interrupt controller of a PC for the
 /// emulated case, ACPI because Debian's kernel finds virtio devices through it alone.
 fn machine_type(accelerator: Accelerator) -> String {
-    format!("microvm,accel={},pit=on,pic=on,rtc=on,acpi=on", accelerator.name())
+    format!(
+        "microvm,accel={},pit=on,pic=on,rtc=on,acpi=on,memory-backend=memory",
+        accelerator.name()
+    )
 }
 
 /// Under emulation everything QEMU can translate, so that programs built for newer CPUs run.
@@ -191,10 +274,9 @@ mod tests {
         Machine {
             accelerator,
             vcpu_count: 2,
-            memory_mib: 1024,
-            kernel: file(),
-            initramfs: file(),
-            tsc_khz: 2_500_000,
+            memory: Memory { mib: 1024, file: file(), sharing: MemorySharing::Shared },
+            start: Start::Boot(Boot { kernel: file(), initramfs: file(), tsc_khz: 2_500_000 }),
+            monitor: file(),
             port: Port { name: "a.port", socket: file() },
             console: file(),
             disks: vec![
@@ -224,8 +306,10 @@ mod tests {
             differing,
             [
                 (
-                    &"microvm,accel=tcg,pit=on,pic=on,rtc=on,acpi=on".to_owned(),
-                    &"microvm,accel=kvm,pit=on,pic=on,rtc=on,acpi=on".to_owned()
+                    &"microvm,accel=tcg,pit=on,pic=on,rtc=on,acpi=on,memory-backend=memory"
+                        .to_owned(),
+                    &"microvm,accel=kvm,pit=on,pic=on,rtc=on,acpi=on,memory-backend=memory"
+                        .to_owned()
                 ),
                 (&"max".to_owned(), &"host".to_owned()),
             ]
@@ -237,6 +321,6 @@ mod tests {
         let line = machine(Accelerator::Tcg).into_command_line();
         let mut numbers: Vec<_> = line.files.iter().map(|(_, number)| *number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 10, 11, 12]);
     }
 }

@@ -7,18 +7,20 @@ use std::process::{ExitStatus, Stdio};
 use command_fds::{CommandFdExt, FdMapping, FdMappingCollision};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::io::AsyncReadExt;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 
 use crate::machine::CommandLine;
 use crate::sys;
 
 /// What is kept of QEMU's own complaints, in bytes.
-const COMPLAINT_BYTES_MAX: u64 = 4096;
+const COMPLAINT_BYTES_MAX: usize = 4096;
 
 /// A running QEMU. It dies with the thread that started it, and when this is dropped.
 #[derive(Debug)]
 pub struct QemuProcess {
     child: Child,
+    stderr: Option<ChildStderr>,
+    complaint: Vec<u8>,
 }
 
 /// Why QEMU did not start.
@@ -57,21 +59,28 @@ impl QemuProcess {
             .map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd })
             .collect();
         command.fd_mappings(mappings).map_err(|source| SpawnError::Collision { source })?;
-        let child = Command::from(command)
+        let mut child = Command::from(command)
             .spawn()
             .map_err(|source| SpawnError::CannotStart { path: path.to_owned(), source })?;
-        Ok(Self { child })
+        let stderr = child.stderr.take();
+        Ok(Self { child, stderr, complaint: Vec::new() })
     }
 
     /// Waits until the process ends by itself. Cancel-safe.
     pub async fn wait(&mut self) -> io::Result<QemuEnd> {
-        let status = self.child.wait().await?;
-        let mut complaint = Vec::new();
-        if let Some(stderr) = self.child.stderr.take() {
-            // What a dead process left in a pipe is there at once; the end follows it.
-            stderr.take(COMPLAINT_BYTES_MAX).read_to_end(&mut complaint).await?;
+        let mut buffer = [0; 512];
+        // QEMU's end closes the pipe. Until then it is read, however much QEMU complains.
+        while let Some(stderr) = &mut self.stderr {
+            match stderr.read(&mut buffer).await {
+                Ok(count @ 1..) => {
+                    let room = COMPLAINT_BYTES_MAX - self.complaint.len();
+                    self.complaint.extend_from_slice(&buffer[..count.min(room)]);
+                }
+                Ok(0) | Err(_) => self.stderr = None,
+            }
         }
-        let complaint = String::from_utf8_lossy(&complaint).trim().to_owned();
+        let status = self.child.wait().await?;
+        let complaint = String::from_utf8_lossy(&self.complaint).trim().to_owned();
         Ok(QemuEnd { status, complaint })
     }
 

@@ -1,4 +1,5 @@
-//! One boot: QEMU started on a machine, and the agent in it greeted and configured.
+//! A machine coming to life, by a boot or a restore: QEMU started, and the agent greeted and
+//! configured.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,26 +10,38 @@ use pyro_protocol::frame::{FrameKind, decode_message};
 use pyro_protocol::guest::{BootReport, ENTROPY_BYTES, FromGuest, Identity, ToGuest};
 use pyro_protocol::handshake::Nonce;
 use pyro_qemu::machine::Machine;
+use pyro_qemu::monitor::{Monitor, MonitorError};
 use pyro_qemu::process::{QemuEnd, QemuProcess, SpawnError};
 use tokio::net::UnixStream;
 
 use crate::console::Console;
 use crate::link::{Link, LinkError};
+use crate::untrusted;
 
 /// From QEMU's start to the agent's greeting. An emulated boot takes 2 to 6 seconds on an idle host;
 /// the rest is for hosts on which many VMs boot at once.
 pub(crate) const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 
+/// From QEMU's start to the agent's greeting, where a machine is restored: some hundred milliseconds
+/// on an idle host.
+const WAKE_DEADLINE: Duration = Duration::from_secs(20);
+
 /// From the greeting to the agent's readiness: a handful of small writes, of which a
 /// crowded host was seen to make twenty seconds.
 const CONFIGURE_DEADLINE: Duration = Duration::from_mins(1);
 
-/// A machine that runs, with its three lines to the outside.
+/// From the closing of the guest's port to QEMU's end. A QEMU that lives on was taken over.
+pub(crate) const PORT_CLOSED_GRACE: Duration = Duration::from_secs(2);
+
+/// A machine that runs, with its lines to the outside.
 #[derive(Debug)]
 pub(crate) struct Vm {
     pub(crate) qemu: QemuProcess,
     pub(crate) guest: Link,
     pub(crate) console: Console,
+    pub(crate) monitor: Monitor,
+    /// The memory of the template it was restored from, which other VMs may borrow.
+    _frozen_memory: Option<OwnedFd>,
 }
 
 /// The host's ends of a machine's sockets, made before the machine.
@@ -36,6 +49,7 @@ pub(crate) struct Vm {
 pub(crate) struct HostEnds {
     pub(crate) port: UnixStream,
     pub(crate) console: UnixStream,
+    pub(crate) monitor: UnixStream,
 }
 
 /// Why a boot did not end in a VM that takes commands.
@@ -47,8 +61,10 @@ pub(crate) enum BootError {
     CannotWait { source: io::Error },
     #[error("QEMU ended during the boot ({status})")]
     QemuEnded { status: String, source: QemuLastWords },
-    #[error("the guest did not come up within {} seconds", BOOT_DEADLINE.as_secs())]
-    NoAnswer { source: ConsoleLines },
+    #[error("the guest did not answer within {} seconds", deadline.as_secs())]
+    NoAnswer { deadline: Duration, source: ConsoleLines },
+    #[error("QEMU cannot restore the machine")]
+    NotRestored { source: MonitorError },
     #[error("the guest's agent cannot be talked to")]
     NoConversation { source: LinkError },
     #[error("the guest's agent gave up: {reason}")]
@@ -85,25 +101,76 @@ pub(crate) fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
     Ok((UnixStream::from_std(host)?, qemu.into()))
 }
 
-/// Starts `machine` and waits for its agent. On failure nothing is left.
+/// Boots `machine` and waits for its agent. On failure nothing is left.
 pub(crate) async fn boot(qemu: &Path, machine: Machine, host: HostEnds) -> Result<Vm, BootError> {
+    let mut monitor = Monitor::new(host.monitor);
+    let watch = async {
+        let never = monitor.pump().await;
+        match never {}
+    };
+    let (process, guest, console) =
+        come_up(qemu, machine, host.port, host.console, watch, BOOT_DEADLINE).await?;
+    Ok(Vm { qemu: process, guest, console, monitor, _frozen_memory: None })
+}
+
+/// Restores `machine` from `frozen_memory` and waits for its agent. On failure nothing is left.
+pub(crate) async fn wake(
+    qemu: &Path,
+    machine: Machine,
+    host: HostEnds,
+    frozen_memory: OwnedFd,
+) -> Result<Vm, BootError> {
+    let mut monitor = Monitor::new(host.monitor);
+    let not_restored = |source| BootError::NotRestored { source };
+    // Into the socket, for QEMU to find: so nothing waits for an answer.
+    monitor.begin_restore().await.map_err(not_restored)?;
+    let watch = async {
+        match monitor.restored().await {
+            Ok(()) => match monitor.pump().await {},
+            // QEMU is dying: how it ends tells more.
+            Err(MonitorError::Closed) => std::future::pending().await,
+            Err(source) => not_restored(source),
+        }
+    };
+    let (process, guest, console) =
+        come_up(qemu, machine, host.port, host.console, watch, WAKE_DEADLINE).await?;
+    Ok(Vm { qemu: process, guest, console, monitor, _frozen_memory: Some(frozen_memory) })
+}
+
+/// Starts QEMU and waits until the agent answers, QEMU ends, `fault` tells of one, or `deadline` is
+/// over.
+async fn come_up(
+    qemu: &Path,
+    machine: Machine,
+    port: UnixStream,
+    console: UnixStream,
+    fault: impl Future<Output = BootError>,
+    deadline: Duration,
+) -> Result<(QemuProcess, Link, Console), BootError> {
     let mut process = QemuProcess::spawn(qemu, machine.into_command_line())
         .map_err(|source| BootError::NoQemu { source })?;
-    let mut console = Console::new(host.console);
-    let call = Link::call(host.port, nonce()?);
+    let mut console = Console::new(console);
+    let call = Link::call(port, nonce()?);
     let answer = tokio::select! {
         end = process.wait() => return Err(qemu_ended(end, &mut console)),
         never = console.pump() => match never {},
-        answer = tokio::time::timeout(BOOT_DEADLINE, call) => answer,
+        answer = tokio::time::timeout(deadline, call) => answer,
+        fault = fault => return Err(fault),
     };
     match answer {
-        Ok(Ok(guest)) => Ok(Vm { qemu: process, guest, console }),
+        Ok(Ok(guest)) => Ok((process, guest, console)),
         // QEMU closes the port when it dies, a moment before it is gone: how it died tells more.
-        Ok(Err(LinkError::Closed)) => Err(qemu_ended(process.wait().await, &mut console)),
+        Ok(Err(LinkError::Closed)) => {
+            let end = tokio::time::timeout(PORT_CLOSED_GRACE, process.wait()).await;
+            Err(match end {
+                Ok(end) => qemu_ended(end, &mut console),
+                Err(_) => BootError::NoConversation { source: LinkError::Closed },
+            })
+        }
         Ok(Err(source)) => Err(BootError::NoConversation { source }),
         Err(_) => {
             let source = ConsoleLines { lines: console.last_lines() };
-            Err(BootError::NoAnswer { source })
+            Err(BootError::NoAnswer { deadline, source })
         }
     }
 }
@@ -137,8 +204,10 @@ pub(crate) async fn configure(vm: &mut Vm, vm_id: &str) -> Result<BootReport, Bo
     let message = decode_message(&frame.payload)
         .map_err(|source| no_conversation(LinkError::NoFrame { source }))?;
     match message {
-        FromGuest::Ready(report) => Ok(report),
-        FromGuest::Fatal { reason } => Err(BootError::AgentGaveUp { reason }),
+        FromGuest::Ready(report) => Ok(untrusted::boot_report(report)),
+        FromGuest::Fatal { reason } => {
+            Err(BootError::AgentGaveUp { reason: untrusted::text(reason) })
+        }
         FromGuest::Started { .. }
         | FromGuest::StartFailed { .. }
         | FromGuest::GrantStdin { .. }

@@ -41,7 +41,7 @@ pub struct Supervisor {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Executable {
     pub path: PathBuf,
-    /// The words that make it call [`serve`](crate::server::serve) with [`CLIENT_FD`].
+    /// The words that make it call [`serve_inherited_socket`](crate::server::serve_inherited_socket) with [`CLIENT_FD`].
     pub arguments: Vec<String>,
 }
 
@@ -119,8 +119,9 @@ impl Supervisor {
     pub async fn end(self) -> io::Result<()> {
         let Self { link, mut process, .. } = self;
         drop(link);
-        let mut child = process.child.take().expect("taken here and in `drop` only");
-        wait_for_end(&mut child).await
+        // It stays where `drop` finds it until it is gone: this wait may be given up.
+        let child = process.child.as_mut().expect("taken in `drop` only");
+        wait_for_end(child).await
     }
 
     async fn next_message(&mut self) -> Result<FromSupervisor, ClientError> {
@@ -140,10 +141,14 @@ pub struct Departures(Arc<Mutex<Vec<Child>>>);
 impl Departures {
     /// Waits until all of them are gone.
     pub async fn settle(&self) {
-        let departing = std::mem::take(&mut *self.lock());
-        for mut child in departing {
+        let next = || self.lock().pop();
+        while let Some(child) = next() {
+            // Given back if this wait is given up.
+            let mut departing = OwnedProcess { child: Some(child), departures: self.clone() };
+            let child = departing.child.as_mut().expect("put in one line above");
             // A child that cannot be waited for is none of ours any more.
-            wait_for_end(&mut child).await.ok();
+            wait_for_end(child).await.ok();
+            departing.child = None;
         }
     }
 

@@ -22,8 +22,10 @@ use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_protocol::frame::{
     Frame, FrameError, FrameKind, decode_message, encode_chunk, encode_message,
 };
-use pyro_protocol::guest::{FromGuest, TEXT_BYTES_MAX, ToGuest};
+use pyro_protocol::guest::{FromGuest, ToGuest};
 use pyro_protocol::run::{ExitStatus, RunId, Stream};
+
+use crate::untrusted::text;
 
 /// From the order to kill a run to the end of the agent's patience: the agent has every process
 /// killed by the kernel at once, so a guest that needs longer does not work any more.
@@ -132,6 +134,10 @@ impl Conversation {
                 self.guest_told(message, now)
             }
             FrameKind::Output(stream) => {
+                // It would cost no credit, and so could be sent without end.
+                if frame.payload.is_empty() {
+                    return Err(GuestFault::OutOfTurn);
+                }
                 let run = self.run_of_guest(frame.run)?;
                 run.output_credit(stream)
                     .spend(frame.payload.len())
@@ -226,9 +232,10 @@ impl Conversation {
             FromGuest::StartFailed { run, reason } => {
                 self.runs.remove(&run).ok_or(GuestFault::UnknownRun)?;
                 let failure = Failure::new(FailureKind::InvalidInput, "cannot start the command")
-                    .cause(within_limit(reason));
+                    .cause(text(reason));
                 Ok(vec![to_client(&FromSupervisor::RunFailed { run, failure })])
             }
+            FromGuest::GrantStdin { bytes: 0, .. } => Err(GuestFault::OutOfTurn),
             FromGuest::GrantStdin { run, bytes } => {
                 self.run_of_guest(run)?
                     .stdin
@@ -245,9 +252,10 @@ impl Conversation {
                 let end = RunEnd { status, duration: now - ended.started, reason, out_of_memory };
                 Ok(vec![to_client(&FromSupervisor::Ended { run, end })])
             }
-            FromGuest::Fatal { reason } => Err(GuestFault::GaveUp { reason: within_limit(reason) }),
-            FromGuest::Pong => Ok(Vec::new()),
-            FromGuest::Ready(_) | FromGuest::Goodbye => Err(GuestFault::OutOfTurn),
+            FromGuest::Fatal { reason } => Err(GuestFault::GaveUp { reason: text(reason) }),
+            FromGuest::Ready(_) | FromGuest::Pong | FromGuest::Goodbye => {
+                Err(GuestFault::OutOfTurn)
+            }
         }
     }
 
@@ -288,12 +296,6 @@ fn to_guest(message: &ToGuest) -> Outgoing {
 
 fn to_client(message: &FromSupervisor) -> Outgoing {
     Outgoing::ToClient(encode_message(message).expect("what the guest adds to it is cut short"))
-}
-
-/// Cuts a text of the guest to what an honest agent sends.
-fn within_limit(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-    text
 }
 
 #[cfg(test)]
@@ -364,6 +366,19 @@ mod tests {
             conversation.guest_sent(&output_frame(RUN, 1), now),
             Err(GuestFault::BeyondCredit { .. })
         ));
+    }
+
+    #[test]
+    fn what_costs_no_credit_is_a_fault() {
+        let now = Instant::now();
+        let frames = [
+            output_frame(RUN, 0),
+            message_frame(&FromGuest::GrantStdin { run: RUN, bytes: 0 }),
+            message_frame(&FromGuest::Pong),
+        ];
+        for frame in frames {
+            assert!(matches!(started(now).guest_sent(&frame, now), Err(GuestFault::OutOfTurn)));
+        }
     }
 
     #[test]

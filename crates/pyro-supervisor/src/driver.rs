@@ -6,7 +6,7 @@ use std::time::Instant;
 use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_qemu::process::QemuEnd;
 
-use crate::boot::Vm;
+use crate::boot::{PORT_CLOSED_GRACE, Vm};
 use crate::conversation::{ClientFault, Conversation, GuestFault, Outgoing};
 use crate::link::{Link, LinkError};
 
@@ -67,11 +67,18 @@ async fn converse(
                     Err(fault) => return End::GuestFaulty(fault),
                 },
                 // QEMU closes the port when it dies; then how it died tells more.
-                Err(LinkError::Closed) => return End::QemuEnded(vm.qemu.wait().await),
+                Err(LinkError::Closed) => {
+                    let end = tokio::time::timeout(PORT_CLOSED_GRACE, vm.qemu.wait()).await;
+                    return end.map_or(End::GuestLinkLost(LinkError::Closed), End::QemuEnded);
+                }
                 Err(error) => return End::GuestLinkLost(error),
             },
-            end = vm.qemu.wait() => return End::QemuEnded(end),
+            end = vm.qemu.wait() => {
+                last_words(vm, client, conversation).await;
+                return End::QemuEnded(end);
+            }
             never = vm.console.pump() => match never {},
+            never = vm.monitor.pump() => match never {},
             () = tokio::time::sleep_until(deadline.into()) => {
                 let now = Instant::now();
                 if now >= expires_at {
@@ -87,6 +94,22 @@ async fn converse(
             deliver(frame, Some(&mut vm.guest), client);
         }
     }
+}
+
+/// Passes on what a machine that is gone has left in its port: output, and perhaps an exit.
+async fn last_words(vm: &mut Vm, client: &mut Link, conversation: &mut Conversation) {
+    let listen = async {
+        while let Ok(frame) = vm.guest.next_frame().await {
+            let Ok(outgoing) = conversation.guest_sent(&frame, Instant::now()) else {
+                return;
+            };
+            for frame in outgoing {
+                deliver(frame, None, client);
+            }
+        }
+    };
+    // The port is closed, so this ends as soon as everything is read.
+    tokio::time::timeout(PORT_CLOSED_GRACE, listen).await.ok();
 }
 
 fn deliver(frame: Outgoing, guest: Option<&mut Link>, client: &mut Link) {

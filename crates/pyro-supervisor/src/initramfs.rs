@@ -9,7 +9,7 @@ use cpio::newc::{Builder, trailer};
 use pyro_protocol::layout::MODULES_DIRECTORY;
 
 /// The guest's PID 1, a static executable.
-const AGENT: &[u8] = include_bytes!(env!("PYRO_AGENT"));
+pub(crate) const AGENT: &[u8] = include_bytes!(env!("PYRO_AGENT"));
 
 /// Why the archive could not be made.
 #[derive(Debug, thiserror::Error)]

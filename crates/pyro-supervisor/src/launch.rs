@@ -5,15 +5,20 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use pyro_protocol::client::{LaunchPhase, LaunchReport, LaunchSpec, LaunchStep};
+use pyro_protocol::client::{
+    LaunchPhase, LaunchReport, LaunchSpec, LaunchStep, StartKind, StartPolicy,
+};
 use pyro_protocol::failure::{Failure, FailureKind};
+use pyro_protocol::guest::BootReport;
 use pyro_protocol::layout::{PORT_NAME, ROOTFS_SERIAL, SCRATCH_SERIAL};
-use pyro_qemu::machine::{Disk, Image, Machine, Port};
+use pyro_qemu::machine::{Boot, Disk, Image, Machine, Memory, MemorySharing, Port, Start};
 use pyro_qemu::tsc;
 
 use crate::boot::{self, BootError, HostEnds, Vm};
 use crate::initramfs::{self, InitramfsError};
-use crate::scratch::{self, ScratchError};
+use crate::memory;
+use crate::scratch::{self, ScratchDisk, ScratchError};
+use crate::template::{self, store::TemplateStore};
 
 /// A boot that never answers is tried once more: under KVM one in five was seen to hang before its
 /// first instruction of user space, for no known cause.
@@ -26,6 +31,8 @@ pub(crate) enum LaunchError {
     Scratch { source: ScratchError },
     #[error("cannot make the VM's initial file system")]
     Initramfs { source: InitramfsError },
+    #[error("cannot make memory for the VM")]
+    NoMemory { source: io::Error },
     #[error("cannot open `{}`", path.display())]
     CannotOpen { path: PathBuf, source: io::Error },
     #[error("cannot make sockets for the VM")]
@@ -60,11 +67,21 @@ impl LaunchError {
                 .hint("run `pyro doctor` to check this host"),
             Self::Scratch { .. }
             | Self::Initramfs { .. }
+            | Self::NoMemory { .. }
             | Self::NoSockets { .. }
             | Self::Boot { .. } => Failure::from_error(FailureKind::VmStartFailed, &self)
                 .hint("run `pyro doctor` to check this host"),
         }
     }
+}
+
+/// A machine that was booted, with the files that are its memory and its disk.
+#[derive(Debug)]
+pub(crate) struct Booted {
+    pub(crate) vm: Vm,
+    pub(crate) memory: OwnedFd,
+    pub(crate) scratch: OwnedFd,
+    attempts: u32,
 }
 
 /// Starts a VM as specified. On failure, or when dropped half-way, nothing is left.
@@ -73,44 +90,99 @@ pub(crate) async fn launch(
     progress: impl Fn(LaunchPhase),
 ) -> Result<(Vm, LaunchReport), LaunchError> {
     let mut clock = StepClock { launched: Instant::now(), steps: Vec::new() };
-    let mut attempt = 1;
-    let mut vm = loop {
-        progress(LaunchPhase::PreparingDisks);
-        let (machine, host) = assemble(spec)?;
-        clock.step_done("disks");
-        progress(LaunchPhase::Booting);
-        match boot::boot(&spec.qemu, machine, host).await {
-            Ok(vm) => break vm,
-            Err(BootError::NoAnswer { .. }) if attempt < BOOT_ATTEMPTS_MAX => attempt += 1,
-            Err(source) => return Err(LaunchError::Boot { source }),
+    let (vm, boot, start, boot_attempts) = match &spec.start {
+        StartPolicy::ColdBoot => {
+            cold_boot(spec, StartKind::ColdBoot, &progress, &mut clock).await?
+        }
+        StartPolicy::Restore { templates, warm_up } => {
+            let store = TemplateStore::at(templates);
+            match template::restored(spec, &store, warm_up, &progress, &mut clock).await {
+                Ok((vm, boot)) => (vm, boot, StartKind::Restored, 0),
+                Err(error) => {
+                    let reason = Failure::from_error(FailureKind::VmStartFailed, &error);
+                    let start = StartKind::ColdBootInstead { reason };
+                    cold_boot(spec, start, &progress, &mut clock).await?
+                }
+            }
         }
     };
+    Ok((vm, LaunchReport { start, steps: clock.steps, boot, boot_attempts }))
+}
+
+async fn cold_boot(
+    spec: &LaunchSpec,
+    start: StartKind,
+    progress: &impl Fn(LaunchPhase),
+    clock: &mut StepClock,
+) -> Result<(Vm, BootReport, StartKind, u32), LaunchError> {
+    progress(LaunchPhase::Booting);
+    let mut booted = boot_with_retry(spec).await?;
     clock.step_done("boot");
     progress(LaunchPhase::Configuring);
-    let boot = boot::configure(&mut vm, &spec.vm_id)
+    let report = boot::configure(&mut booted.vm, &spec.vm_id)
         .await
         .map_err(|source| LaunchError::Boot { source })?;
     clock.step_done("configure");
-    Ok((vm, LaunchReport { steps: clock.steps, boot, boot_attempts: attempt }))
+    Ok((booted.vm, report, start, booted.attempts))
 }
 
-fn assemble(spec: &LaunchSpec) -> Result<(Machine, HostEnds), LaunchError> {
+/// Boots a machine, and again if it never answers.
+pub(crate) async fn boot_with_retry(spec: &LaunchSpec) -> Result<Booted, LaunchError> {
+    let mut attempts = 1;
+    loop {
+        match boot_once(spec).await {
+            Ok((vm, memory, scratch)) => return Ok(Booted { vm, memory, scratch, attempts }),
+            Err(LaunchError::Boot { source: BootError::NoAnswer { .. } })
+                if attempts < BOOT_ATTEMPTS_MAX =>
+            {
+                attempts += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn boot_once(spec: &LaunchSpec) -> Result<(Vm, OwnedFd, OwnedFd), LaunchError> {
+    let no_memory = |source| LaunchError::NoMemory { source };
     let scratch = scratch::create(&spec.scratch_directory, &spec.mke2fs)
         .map_err(|source| LaunchError::Scratch { source })?;
     let initramfs = initramfs::build(&spec.kernel_modules)
         .map_err(|source| LaunchError::Initramfs { source })?;
-    let no_sockets = |source| LaunchError::NoSockets { source };
-    let (host_port, guest_port) = boot::socket_pair().map_err(no_sockets)?;
-    let (host_console, guest_console) = boot::socket_pair().map_err(no_sockets)?;
-    let machine = Machine {
-        accelerator: spec.accelerator,
-        vcpu_count: spec.vcpu_count,
-        memory_mib: spec.memory_mib,
+    let file = memory::fresh(spec.memory_mib).map_err(no_memory)?;
+    let kept_memory = file.try_clone().map_err(no_memory)?;
+    let kept_scratch = scratch.read_write.try_clone().map_err(no_memory)?;
+    let memory = Memory { mib: spec.memory_mib, file, sharing: MemorySharing::Shared };
+    let start = Start::Boot(Boot {
         kernel: open(&spec.kernel_image)?,
         initramfs,
         tsc_khz: tsc::measure_khz(),
+    });
+    let (machine, host) = assemble(spec, memory, start, scratch)?;
+    let vm = boot::boot(&spec.qemu, machine, host)
+        .await
+        .map_err(|source| LaunchError::Boot { source })?;
+    Ok((vm, kept_memory, kept_scratch))
+}
+
+/// Puts a machine together, with sockets for whoever talks to it.
+pub(crate) fn assemble(
+    spec: &LaunchSpec,
+    memory: Memory,
+    start: Start,
+    scratch: ScratchDisk,
+) -> Result<(Machine, HostEnds), LaunchError> {
+    let no_sockets = |source| LaunchError::NoSockets { source };
+    let (host_port, guest_port) = boot::socket_pair().map_err(no_sockets)?;
+    let (host_console, guest_console) = boot::socket_pair().map_err(no_sockets)?;
+    let (host_monitor, qemu_monitor) = boot::socket_pair().map_err(no_sockets)?;
+    let machine = Machine {
+        accelerator: spec.accelerator,
+        vcpu_count: spec.vcpu_count,
+        memory,
+        start,
         port: Port { name: PORT_NAME, socket: guest_port },
         console: guest_console,
+        monitor: qemu_monitor,
         disks: vec![
             Disk {
                 serial: ROOTFS_SERIAL,
@@ -125,7 +197,7 @@ fn assemble(spec: &LaunchSpec) -> Result<(Machine, HostEnds), LaunchError> {
             },
         ],
     };
-    Ok((machine, HostEnds { port: host_port, console: host_console }))
+    Ok((machine, HostEnds { port: host_port, console: host_console, monitor: host_monitor }))
 }
 
 fn open(path: &PathBuf) -> Result<OwnedFd, LaunchError> {
@@ -135,13 +207,13 @@ fn open(path: &PathBuf) -> Result<OwnedFd, LaunchError> {
 }
 
 /// Times the steps of a launch.
-struct StepClock {
+pub(crate) struct StepClock {
     launched: Instant,
     steps: Vec<LaunchStep>,
 }
 
 impl StepClock {
-    fn step_done(&mut self, name: &str) {
+    pub(crate) fn step_done(&mut self, name: &str) {
         let since_launch = self.launched.elapsed();
         self.steps.push(LaunchStep { name: name.to_owned(), since_launch });
     }

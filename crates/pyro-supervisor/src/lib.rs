@@ -21,11 +21,19 @@ mod launch;
 
 mod boot;
 
+mod template;
+
 mod initramfs;
 
 mod scratch;
 
 mod console;
+
+mod untrusted;
+
+mod memory;
+
+mod packed;
 
 mod link;
 

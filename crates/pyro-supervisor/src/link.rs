@@ -109,6 +109,8 @@ impl Link {
     /// Waits for the next frame, and meanwhile writes what is queued. Cancel-safe.
     pub(crate) async fn next_frame(&mut self) -> Result<Frame, LinkError> {
         loop {
+            // A guest that never stops sending must not keep this thread from its timers.
+            tokio::task::consume_budget().await;
             let frame =
                 self.decoder.next_frame().map_err(|source| LinkError::NoFrame { source })?;
             if let Some(frame) = frame {
@@ -138,7 +140,11 @@ impl Link {
             };
             let ready = self.stream.ready(interest).await.map_err(broken)?;
             if ready.is_writable() {
-                self.write_some()?;
+                match self.write_some() {
+                    // Nobody reads any more, but what was said before that may still be here.
+                    Err(LinkError::Closed) => self.outgoing.clear(),
+                    written => written?,
+                }
             }
             if ready.is_readable() {
                 match self.stream.try_read(&mut self.read_buffer) {

@@ -18,7 +18,7 @@ const DISK_BYTES: u64 = 8 << 30;
 /// A VM does not start with less free space than this on the host: its first writes would fail.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
-/// A scratch disk with an empty ext4 file system.
+/// A scratch disk, through two descriptors.
 #[derive(Debug)]
 pub(crate) struct ScratchDisk {
     pub(crate) read_write: OwnedFd,
@@ -43,8 +43,16 @@ pub(crate) enum ScratchError {
     FormatFailed { program: PathBuf, complaint: String },
 }
 
-/// Makes a scratch disk on the file system of `directory`, with the given `mke2fs`.
+/// Makes a scratch disk on the file system of `directory`, with an empty ext4 file system made by the
+/// given `mke2fs`.
 pub(crate) fn create(directory: &Path, mke2fs: &Path) -> Result<ScratchDisk, ScratchError> {
+    let disk = unformatted(directory)?;
+    format(&disk.read_write, mke2fs)?;
+    Ok(disk)
+}
+
+/// Makes a scratch disk that is all zeros.
+pub(crate) fn unformatted(directory: &Path) -> Result<ScratchDisk, ScratchError> {
     let available_bytes = free_bytes(directory)
         .map_err(|source| ScratchError::NoStatistics { directory: directory.to_owned(), source })?;
     if available_bytes < FREE_BYTES_MIN {
@@ -53,7 +61,6 @@ pub(crate) fn create(directory: &Path, mke2fs: &Path) -> Result<ScratchDisk, Scr
     }
     let (read_write, read_only) = unnamed_file(directory)
         .map_err(|source| ScratchError::CannotCreate { directory: directory.to_owned(), source })?;
-    format(&read_write, mke2fs)?;
     Ok(ScratchDisk { read_write: read_write.into(), read_only: read_only.into() })
 }
 
@@ -76,10 +83,10 @@ fn unnamed_file(directory: &Path) -> io::Result<(File, File)> {
 
 /// Writes the file system: no journal, since the disk never outlives a crash, and no zeroing by
 /// either side, since a fresh sparse file is all zeros.
-fn format(disk: &File, mke2fs: &Path) -> Result<(), ScratchError> {
+fn format(disk: &OwnedFd, mke2fs: &Path) -> Result<(), ScratchError> {
     const DISK_FD: i32 = 3;
     let cannot_format = |source| ScratchError::CannotFormat { program: mke2fs.to_owned(), source };
-    let parent_fd = disk.try_clone().map_err(cannot_format)?.into();
+    let parent_fd = disk.try_clone().map_err(cannot_format)?;
     let mut command = Command::new(mke2fs);
     command
         .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0"])

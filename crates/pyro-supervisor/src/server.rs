@@ -34,7 +34,10 @@ pub fn serve_inherited_socket() -> ExitCode {
     let Ok(runtime) = runtime else {
         return ExitCode::FAILURE;
     };
-    match runtime.block_on(serve_client(socket)) {
+    let served = runtime.block_on(serve_client(socket));
+    // A thread may be waiting for another maker's template, which nobody wants any more.
+    runtime.shutdown_background();
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         // The client sees the closed socket; there is nobody else to tell.
         Err(_) => ExitCode::FAILURE,
@@ -50,7 +53,7 @@ async fn serve_client(socket: OwnedFd) -> Result<(), LinkError> {
         tokio::time::timeout(LAUNCH_MESSAGE_DEADLINE, greet(stream))
             .await
             .map_err(|_| LinkError::TooLate { deadline: LAUNCH_MESSAGE_DEADLINE })??;
-    match launch_for(&mut client, &spec).await? {
+    match Box::pin(launch_for(&mut client, &spec)).await? {
         Ok(vm) => {
             let expires_at = Instant::now() + spec.time_to_live;
             driver::drive(vm, client, &spec.vm_id, expires_at).await;

@@ -72,6 +72,19 @@ impl Process {
         peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
 
+    /// Device and inode of the file with this prefix that is mapped into its memory.
+    pub fn mapped_file(&self, prefix: &str) -> String {
+        let maps = fs_err::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap();
+        let line = maps.lines().find(|line| line.contains(prefix)).expect(prefix);
+        line.split_whitespace().skip(3).take(2).collect::<Vec<_>>().join(" ")
+    }
+
+    pub(crate) fn is_child_of(&self, parent: Pid) -> bool {
+        let status = fs_err::read_to_string(format!("/proc/{}/status", self.pid));
+        let parent = format!("PPid:\t{parent}\n");
+        status.is_ok_and(|status| status.contains(&parent))
+    }
+
     pub(crate) fn is(&self, pid: Pid) -> bool {
         self.pid == pid
     }

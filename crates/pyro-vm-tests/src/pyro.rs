@@ -127,7 +127,11 @@ impl Running {
     /// The one process it started for `role`.
     pub fn process(&self, role: Role) -> Process {
         let mut processes = self.lifeline.holders();
-        processes.retain(|process| process.has(role));
+        // What a supervisor starts looks like itself until it becomes another program.
+        let itself = pid(&self.child);
+        processes.retain(|process| {
+            process.has(role) && (role != Role::Supervisor || process.is_child_of(itself))
+        });
         assert_eq!(processes.len(), 1, "{role:?}: {processes:#?}");
         processes.remove(0)
     }

@@ -42,6 +42,7 @@ fn boot(pyro: &Pyro, environment: &str) -> Result<Phases, String> {
     let started = Instant::now();
     let output = pyro
         .command(CACHE)
+        .env("PYRO_START", "boot")
         .args(["run", "--verbose", "--json", "--timeout-seconds=60", environment, "--", COMMAND])
         .output()
         .map_err(|error| format!("cannot start pyro: {error}"))?;

@@ -20,7 +20,7 @@ pub(crate) fn execute(command: EnvironmentCommand) -> ExitCode {
             let mode = if refresh { PullMode::Refresh } else { PullMode::IfMissing };
             match pull(&environment, mode, &archive, output) {
                 Ok(Ended::ByItself(outcome)) => show(output, outcome, pulled_text),
-                Ok(Ended::BySignal(signal)) => super::exit_code_of_signal(signal),
+                Ok(Ended::BySignal(signal)) => super::ended_by_signal(signal, output.json),
                 Err(failure) => show(output, Err(failure), pulled_text),
             }
         }

@@ -72,7 +72,12 @@ async fn until_interrupted<T>(pyro: &Pyro, work: impl Future<Output = T>) -> End
     ended
 }
 
-/// The exit code of a process that a signal ended, as shells have it.
-fn exit_code_of_signal(signal: i32) -> ExitCode {
+/// The exit code of a process that a signal ended, as shells have it. Who waits for a document gets
+/// one that says so.
+fn ended_by_signal(signal: i32, json: bool) -> ExitCode {
+    if json {
+        let message = format!("interrupted by signal {signal}");
+        terminal::fail(&PyroError::new(ErrorKind::Interrupted, message), json);
+    }
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
 }

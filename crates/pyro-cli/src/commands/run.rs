@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
             terminal::fail(&failure, json);
             ExitCode::from(EXIT_CODE_OWN_FAILURE)
         }
-        Ok(Ended::BySignal(signal)) => super::exit_code_of_signal(signal),
+        Ok(Ended::BySignal(signal)) => super::ended_by_signal(signal, json),
     }
 }
 

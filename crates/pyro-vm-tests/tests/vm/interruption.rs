@@ -7,8 +7,9 @@ use rustix::process::Signal;
 
 const SIGNALS: [(Signal, i32); 3] = [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)];
 
-/// What `--verbose` says on the way.
-const BOOTING: &str = "pyro: booting a VM\n";
+/// How VMs start, by `PYRO_START`, and what `--verbose` says on the way.
+const STARTS: [(&str, &str); 2] =
+    [("boot", "pyro: booting a VM\n"), ("restore", "pyro: restoring a VM\n")];
 const RUNNING: &str = " is up (";
 
 /// Where the real QEMU is.
@@ -22,12 +23,14 @@ fn endless(host: &Host) -> Pyro {
 #[test]
 fn a_signal_during_the_boot_ends_everything() {
     let host = Host::new();
-    for (signal, code) in SIGNALS {
-        let running = endless(&host).start();
-        running.wait_for_stderr(BOOTING);
-        running.signal(signal);
-        assert_eq!(running.outcome().exit_code(), code);
-        host.assert_nothing_left();
+    for (start, starting) in STARTS {
+        for (signal, code) in SIGNALS {
+            let running = endless(&host).variable("PYRO_START", start).start();
+            running.wait_for_stderr(starting);
+            running.signal(signal);
+            assert_eq!(running.outcome().exit_code(), code);
+            host.assert_nothing_left();
+        }
     }
 }
 
@@ -76,8 +79,8 @@ fn a_signal_during_a_pull_ends_everything() {
 #[test]
 fn nothing_outlives_a_killed_pyro() {
     let host = Host::new();
-    for moment in [BOOTING, RUNNING] {
-        let running = endless(&host).start();
+    for (start, moment) in STARTS.into_iter().chain([("restore", RUNNING)]) {
+        let running = endless(&host).variable("PYRO_START", start).start();
         running.wait_for_stderr(moment);
         running.kill();
         host.assert_nothing_left();
@@ -87,8 +90,8 @@ fn nothing_outlives_a_killed_pyro() {
 #[test]
 fn a_killed_supervisor_is_a_lost_vm() {
     let host = Host::new();
-    for moment in [BOOTING, RUNNING] {
-        let running = endless(&host).start();
+    for (start, moment) in STARTS.into_iter().chain([("restore", RUNNING)]) {
+        let running = endless(&host).variable("PYRO_START", start).start();
         running.wait_for_stderr(moment);
         running.process(Role::Supervisor).kill();
         let error = running.outcome_after_a_kill().json_error();
@@ -139,5 +142,5 @@ fn endless_in_qemu(host: &Host, prelude: &str, argument: &str) -> Pyro {
     fs_err::write(&program, script).unwrap();
     fs_err::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let path = format!("{}:{TOOL_PATH}", host.directory().display());
-    endless(host).variable("PATH", &path)
+    endless(host).variable("PYRO_START", "boot").variable("PATH", &path)
 }

@@ -22,6 +22,8 @@ mod leftovers;
 
 mod isolation;
 
+mod templates;
+
 mod host_compat;
 
 mod accelerator;

@@ -1,0 +1,129 @@
+//! Making a template: boot, warm up, freeze, publish.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use pyro_protocol::client::{LaunchPhase, LaunchSpec};
+use pyro_protocol::frame::{FrameKind, decode_message};
+use pyro_protocol::guest::{FromGuest, ToGuest};
+use pyro_protocol::run::{Command, RunId, Stdin};
+use pyro_qemu::monitor::MonitorError;
+
+use super::key::TemplateKey;
+use super::store::{MakerLock, TemplateStore};
+use crate::boot::{self, BootError, Vm};
+use crate::launch::{self, LaunchError};
+use crate::link::LinkError;
+use crate::packed;
+
+/// For one warm-up command; under emulation git and Python take seconds when they run first.
+const WARM_UP_DEADLINE: Duration = Duration::from_mins(1);
+
+/// For QEMU to write some hundred kilobytes.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a template was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MakeError {
+    #[error("cannot boot the template")]
+    Boot { source: Box<LaunchError> },
+    #[error("cannot configure the template")]
+    Configure { source: BootError },
+    #[error("cannot warm the template up")]
+    WarmUp { source: LinkError },
+    #[error("the template's agent answered a warm-up command with an unexpected message")]
+    UnexpectedAnswer,
+    #[error("cannot freeze the template")]
+    Freeze { source: MonitorError },
+    #[error("the template was not frozen within {} seconds", FREEZE_DEADLINE.as_secs())]
+    FreezeTooLate,
+    #[error("cannot write the template")]
+    Write { source: io::Error },
+}
+
+/// Makes and publishes the template `key` for `spec`.
+pub(crate) async fn make(
+    spec: &LaunchSpec,
+    warm_up: &[String],
+    store: &TemplateStore,
+    key: &TemplateKey,
+    lock: &MakerLock,
+    progress: &impl Fn(LaunchPhase),
+) -> Result<(), MakeError> {
+    let write = |source| MakeError::Write { source };
+    let partial = store.begin(key, lock).map_err(write)?;
+    progress(LaunchPhase::BootingTemplate);
+    let mut booted = launch::boot_with_retry(spec)
+        .await
+        .map_err(|source| MakeError::Boot { source: Box::new(source) })?;
+    boot::configure(&mut booted.vm, "template")
+        .await
+        .map_err(|source| MakeError::Configure { source })?;
+    progress(LaunchPhase::WarmingTemplate);
+    for (index, command) in (1..).zip(warm_up) {
+        run_to_end(&mut booted.vm, RunId(index), command).await?;
+    }
+    progress(LaunchPhase::FreezingTemplate);
+    let state = super::state_file().map_err(write)?;
+    freeze(&mut booted.vm, &state).await?;
+    let [memory, scratch, state] = [booted.memory, booted.scratch, state].map(File::from);
+    booted.vm.qemu.kill().await.map_err(write)?;
+    let files = &partial.files;
+    for (from, to) in [(&memory, &files.memory), (&scratch, &files.scratch), (&state, &files.state)]
+    {
+        packed::pack(from, to).map_err(write)?;
+    }
+    store.publish(key, &partial, lock).map_err(write)?;
+    store.prune().map_err(write)
+}
+
+/// Runs a command whose exit does not matter: what it touched is in memory now.
+async fn run_to_end(vm: &mut Vm, run: RunId, shell: &str) -> Result<(), MakeError> {
+    let warm_up = |source| MakeError::WarmUp { source };
+    let command = Command {
+        // Its output must not wait for anyone.
+        shell: format!("{{ {shell}\n}} >/dev/null 2>&1"),
+        environment: Vec::new(),
+        working_directory: None,
+        stdin: Stdin::Empty,
+    };
+    vm.guest.send_message(&ToGuest::Start { run, command }).map_err(warm_up)?;
+    let ended = async {
+        loop {
+            let frame = vm.guest.next_frame().await.map_err(warm_up)?;
+            if frame.kind != FrameKind::Message {
+                return Err(MakeError::UnexpectedAnswer);
+            }
+            let message = decode_message(&frame.payload)
+                .map_err(|source| warm_up(LinkError::NoFrame { source }))?;
+            match message {
+                FromGuest::Started { .. } => {}
+                // What the environment does not have cannot be warmed.
+                FromGuest::Exited { .. } | FromGuest::StartFailed { .. } => return Ok(()),
+                FromGuest::Ready(_)
+                | FromGuest::GrantStdin { .. }
+                | FromGuest::Pong
+                | FromGuest::Goodbye
+                | FromGuest::Fatal { .. } => return Err(MakeError::UnexpectedAnswer),
+            }
+        }
+    };
+    tokio::select! {
+        ended = tokio::time::timeout(WARM_UP_DEADLINE, ended) => {
+            ended.unwrap_or(Err(warm_up(LinkError::TooLate { deadline: WARM_UP_DEADLINE })))
+        }
+        never = vm.console.pump() => match never {},
+    }
+}
+
+async fn freeze(vm: &mut Vm, state: &OwnedFd) -> Result<(), MakeError> {
+    let frozen = tokio::time::timeout(FREEZE_DEADLINE, vm.monitor.freeze(state));
+    tokio::select! {
+        frozen = frozen => frozen
+            .map_err(|_| MakeError::FreezeTooLate)?
+            .map_err(|source| MakeError::Freeze { source }),
+        never = vm.console.pump() => match never {},
+    }
+}
