@@ -37,18 +37,26 @@ struct RememberedProbe {
     probe: KvmProbe,
 }
 
-/// Decides for `config`'s choice and says what the probe found.
+/// Decides for `config`'s choice.
 pub(crate) async fn choose(config: &Config) -> Result<Accelerator, PyroError> {
     match config.accelerator {
-        AcceleratorChoice::Auto if probe(config).await.usable => Ok(Accelerator::Kvm),
+        // Whatever the probe says.
+        AcceleratorChoice::Tcg => Ok(Accelerator::Tcg),
+        choice => choose_by(choice, &probe(config).await),
+    }
+}
+
+/// Decides for `choice` by what the probe found.
+pub(crate) fn choose_by(
+    choice: AcceleratorChoice,
+    probe: &KvmProbe,
+) -> Result<Accelerator, PyroError> {
+    match choice {
+        AcceleratorChoice::Auto | AcceleratorChoice::Kvm if probe.usable => Ok(Accelerator::Kvm),
         AcceleratorChoice::Auto | AcceleratorChoice::Tcg => Ok(Accelerator::Tcg),
         AcceleratorChoice::Kvm => {
-            let probe = probe(config).await;
-            if probe.usable {
-                return Ok(Accelerator::Kvm);
-            }
             Err(PyroError::new(ErrorKind::HostUnsupported, "KVM is not usable on this host")
-                .cause(probe.reason)
+                .cause(probe.reason.clone())
                 .hint("unset `PYRO_ACCELERATOR`: VMs then run under software emulation"))
         }
     }

@@ -29,20 +29,9 @@ pub struct DoctorReport {
     pub runtime_ok: bool,
     /// What is wrong, each with its remedy.
     pub issues: Vec<String>,
-    pub kvm: KvmReport,
+    pub kvm: KvmProbe,
     pub networking: NetworkingReport,
     pub runtime: RuntimeReport,
-}
-
-/// What the KVM probe found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct KvmReport {
-    pub exists: bool,
-    pub readable: bool,
-    pub writable: bool,
-    pub usable: bool,
-    pub reason: String,
-    pub instructions_per_second: Option<u64>,
 }
 
 /// Whether guests can have a network.
@@ -84,7 +73,7 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
             issues.push(with_hints(&failure));
         }
     }
-    let accelerator = note(accelerator::choose(config).await, &mut issues);
+    let accelerator = note(accelerator::choose_by(config.accelerator, &probe), &mut issues);
     let qemu = config.tool(pyro_qemu::executable::PROGRAM, QEMU_PACKAGE).ok();
     let qemu_version = qemu.as_deref().and_then(|path| pyro_qemu::executable::version(path).ok());
     let environments = note(environments::list(store), &mut issues)
@@ -100,7 +89,7 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
     DoctorReport {
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
         runtime_ok: can_boot,
-        kvm: probe.into(),
+        kvm: probe,
         networking: NetworkingReport {
             available: false,
             reason: "not available yet: VMs have no network".to_owned(),
@@ -122,14 +111,6 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
             environments,
         },
         issues,
-    }
-}
-
-impl From<KvmProbe> for KvmReport {
-    fn from(probe: KvmProbe) -> Self {
-        let KvmProbe { exists, readable, writable, usable, reason, instructions_per_second } =
-            probe;
-        Self { exists, readable, writable, usable, reason, instructions_per_second }
     }
 }
 

@@ -77,9 +77,7 @@ impl ProcessGroup {
             .and_then(rustix::process::Pid::from_raw);
         Self { child, leader }
     }
-}
 
-impl ProcessGroup {
     fn kill(&self) {
         if let Some(leader) = self.leader {
             // Fails where the whole group has ended already.

@@ -29,11 +29,12 @@ mod doctor;
 pub use pyro_environments::{Artefact, PruneScope, PullMode, PullProgress};
 pub use pyro_protocol::client::{Accelerator, LaunchPhase, LaunchReport, StartKind};
 pub use pyro_protocol::failure::{Failure as PyroError, FailureKind as ErrorKind};
+pub use pyro_qemu::accelerator::KvmProbe;
 
 pub use self::accelerator::probe_kvm;
 pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
 pub use self::config::{AcceleratorChoice, Config, INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE};
-pub use self::doctor::{Capabilities, DoctorReport, KvmReport, NetworkingReport, RuntimeReport};
+pub use self::doctor::{Capabilities, DoctorReport, NetworkingReport, RuntimeReport};
 pub use self::environments::{
     EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,
 };
