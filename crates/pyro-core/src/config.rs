@@ -16,6 +16,10 @@ pub const INTERNAL_SUPERVISE: [&str; 2] = ["internal", "supervise"];
 /// First and second word of the command line with which `pyro` probes KVM.
 pub const INTERNAL_PROBE_KVM: [&str; 2] = ["internal", "probe-kvm"];
 
+/// First and second word of the command line with which `pyro` probes how far QEMU can be confined;
+/// then follow the accelerator's name and QEMU's path.
+pub const INTERNAL_PROBE_CONFINEMENT: [&str; 2] = ["internal", "probe-confinement"];
+
 /// The directory of this product below the cache and state directories.
 const PRODUCT_DIRECTORY: &str = "pyro-mcp";
 
@@ -29,6 +33,7 @@ pub struct Config {
     /// The `pyro` executable, which is also the supervisor.
     pub pyro: PathBuf,
     pub accelerator: AcceleratorChoice,
+    pub confinement: ConfinementChoice,
     /// Boot every VM instead of restoring it from a template.
     pub cold_boot: bool,
     /// Debian mirrors, as URLs or one-line apt sources; none for the host's own.
@@ -48,6 +53,15 @@ pub enum AcceleratorChoice {
     Kvm,
     /// Emulation, even where KVM is usable.
     Tcg,
+}
+
+/// How much of QEMU's confinement is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfinementChoice {
+    /// As much as the host allows.
+    Auto,
+    /// All of it, or fail.
+    Required,
 }
 
 impl Config {
@@ -78,6 +92,16 @@ impl Config {
             None => AcceleratorChoice::Auto,
             Some(name) => AcceleratorChoice::from_name(&name)?,
         };
+        let confinement = match text(variable, "PYRO_CONFINEMENT")?.as_deref() {
+            None | Some("auto") => ConfinementChoice::Auto,
+            Some("required") => ConfinementChoice::Required,
+            Some(other) => {
+                return Err(PyroError::new(
+                    ErrorKind::InvalidInput,
+                    format!("PYRO_CONFINEMENT must be auto or required, not '{other}'"),
+                ));
+            }
+        };
         let cold_boot = match text(variable, "PYRO_START")?.as_deref() {
             None | Some("restore") => false,
             Some("boot") => true,
@@ -98,7 +122,17 @@ impl Config {
             None => text(variable, "http_proxy")?,
         };
         let tool_path = variable("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        Ok(Self { cache_dir, state_dir, pyro, accelerator, cold_boot, mirrors, proxy, tool_path })
+        Ok(Self {
+            cache_dir,
+            state_dir,
+            pyro,
+            accelerator,
+            confinement,
+            cold_boot,
+            mirrors,
+            proxy,
+            tool_path,
+        })
     }
 
     /// The settings for pulling, checked.

@@ -8,6 +8,7 @@ use pyro_qemu::accelerator::KvmProbe;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::confinement::{self, ConfinementReport};
 use crate::environments::{self, EnvironmentEntry};
 use crate::vm::QEMU_PACKAGE;
 use crate::{PyroError, accelerator};
@@ -30,6 +31,8 @@ pub struct DoctorReport {
     /// What is wrong, each with its remedy.
     pub issues: Vec<String>,
     pub kvm: KvmProbe,
+    /// What keeps QEMU in; `None` where QEMU does not start, or not confined as required.
+    pub confinement: Option<ConfinementReport>,
     pub networking: NetworkingReport,
     pub runtime: RuntimeReport,
 }
@@ -75,6 +78,12 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
     }
     let accelerator = note(accelerator::choose_by(config.accelerator, &probe), &mut issues);
     let qemu = config.tool(pyro_qemu::executable::PROGRAM, QEMU_PACKAGE).ok();
+    let confinement = match (&qemu, accelerator) {
+        (Some(qemu), Some(accelerator)) => {
+            note(confinement::examine(config, qemu, accelerator).await, &mut issues)
+        }
+        _ => None,
+    };
     let qemu_version = qemu.as_deref().and_then(|path| pyro_qemu::executable::version(path).ok());
     let environments = note(environments::list(store), &mut issues)
         .map(|list| list.environments)
@@ -85,11 +94,13 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
     }));
     let can_boot = accelerator.is_some()
         && qemu_version.is_some()
+        && confinement.is_some()
         && config.tool("mke2fs", "e2fsprogs").is_ok();
     DoctorReport {
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
         runtime_ok: can_boot,
         kvm: probe,
+        confinement,
         networking: NetworkingReport {
             available: false,
             reason: "not available yet: VMs have no network".to_owned(),

@@ -14,6 +14,10 @@ mod environments;
 
 mod accelerator;
 
+mod confinement;
+
+mod probe;
+
 mod run;
 
 mod vm;
@@ -27,13 +31,20 @@ mod host_compat;
 mod doctor;
 
 pub use pyro_environments::{Artefact, PruneScope, PullMode, PullProgress};
-pub use pyro_protocol::client::{Accelerator, LaunchPhase, LaunchReport, StartKind};
+pub use pyro_protocol::client::{
+    Accelerator, LaunchPhase, LaunchReport, Namespaces, QemuIdentity, StartKind,
+};
 pub use pyro_protocol::failure::{Failure as PyroError, FailureKind as ErrorKind};
 pub use pyro_qemu::accelerator::KvmProbe;
+pub use pyro_qemu::confinement::Controller;
 
 pub use self::accelerator::probe_kvm;
 pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
-pub use self::config::{AcceleratorChoice, Config, INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE};
+pub use self::config::{
+    AcceleratorChoice, Config, ConfinementChoice, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM,
+    INTERNAL_SUPERVISE,
+};
+pub use self::confinement::{ConfinementReport, probe_confinement};
 pub use self::doctor::{Capabilities, DoctorReport, NetworkingReport, RuntimeReport};
 pub use self::environments::{
     EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,

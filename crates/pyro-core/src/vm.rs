@@ -7,7 +7,7 @@ use pyro_supervisor::client::{ClientError, Departures, Supervisor};
 use crate::config::{Config, INTERNAL_SUPERVISE};
 use crate::limits::{MemoryMib, TimeToLive, VcpuCount};
 use crate::pyro::Progress;
-use crate::{ErrorKind, PyroError, accelerator};
+use crate::{ErrorKind, PyroError, accelerator, confinement};
 
 /// What kind of VM is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +36,8 @@ pub(crate) async fn launch(
 ) -> Result<Vm, PyroError> {
     let id = new_id()?;
     let accelerator = accelerator::choose(config).await?;
+    let qemu = config.tool(pyro_qemu::executable::PROGRAM, QEMU_PACKAGE)?;
+    let confinement = confinement::choose(config, &qemu, accelerator).await?;
     let scratch_directory = config.scratch_directory();
     fs_err::create_dir_all(&scratch_directory).map_err(|error| {
         PyroError::from_error(ErrorKind::VmStartFailed, &error)
@@ -48,7 +50,8 @@ pub(crate) async fn launch(
         memory_mib: shape.memory.get(),
         time_to_live: shape.time_to_live.get(),
         accelerator,
-        qemu: config.tool(pyro_qemu::executable::PROGRAM, QEMU_PACKAGE)?,
+        confinement,
+        qemu,
         mke2fs: config.tool("mke2fs", "e2fsprogs")?,
         start: config.start_policy(environment),
         environment_digest: format!("{} {}", environment.image_digest, environment.kernel.digest),

@@ -76,6 +76,7 @@ pub struct LaunchSpec {
     /// The VM is destroyed this long after its start, whatever it does.
     pub time_to_live: Duration,
     pub accelerator: Accelerator,
+    pub confinement: Confinement,
     pub qemu: PathBuf,
     pub mke2fs: PathBuf,
     pub start: StartPolicy,
@@ -117,6 +118,37 @@ impl Accelerator {
             Self::Tcg => "tcg",
         }
     }
+}
+
+/// What keeps a QEMU that its guest took over away from the host, beside Landlock where the kernel has
+/// it, resource limits, and QEMU's own system call filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    pub identity: QemuIdentity,
+    pub namespaces: Namespaces,
+}
+
+/// Who QEMU is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QemuIdentity {
+    /// A user who owns nothing.
+    Nobody,
+    /// The caller, but in a user namespace in which it owns nothing.
+    UserNamespace,
+    /// The caller.
+    Caller,
+}
+
+/// Which namespaces are QEMU's own, and empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Namespaces {
+    /// File tree, processes, network, IPC and host name.
+    All,
+    /// Network, IPC and host name.
+    WithoutFileTree,
+    None,
 }
 
 /// A step of a VM's start.

@@ -9,6 +9,12 @@ pub mod machine;
 
 pub mod monitor;
 
+pub mod confinement;
+
+mod spawn;
+
+mod child;
+
 pub mod process;
 
 pub mod executable;
@@ -16,3 +22,9 @@ pub mod executable;
 pub mod tsc;
 
 mod sys;
+
+/// What caused an error, in one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -108,13 +108,15 @@ pub enum Image {
 #[derive(Debug)]
 pub struct CommandLine {
     pub arguments: Vec<String>,
-    /// Each descriptor with the number it must have in QEMU.
+    /// Each descriptor with the number it must have in QEMU, none above 63.
     pub files: Vec<(OwnedFd, RawFd)>,
+    pub memory_mib: u32,
+    pub needs_kvm: bool,
 }
 
 impl Machine {
     pub fn into_command_line(self) -> CommandLine {
-        let mut line = CommandLine { arguments: Vec::new(), files: Vec::new() };
+        let mut line = CommandLine::new(self.accelerator, self.memory.mib);
         line.option("-M", machine_type(self.accelerator));
         line.option("-cpu", cpu_model(self.accelerator));
         line.option("-smp", self.vcpu_count.to_string());
@@ -158,6 +160,25 @@ pub(crate) fn restored_state_uri() -> String {
 }
 
 impl CommandLine {
+    fn new(accelerator: Accelerator, memory_mib: u32) -> Self {
+        let needs_kvm = accelerator == Accelerator::Kvm;
+        Self { arguments: Vec::new(), files: Vec::new(), memory_mib, needs_kvm }
+    }
+
+    /// No machine: the program tells its version and ends, which shows that it starts.
+    pub(crate) fn version(accelerator: Accelerator) -> Self {
+        let mut line = Self::new(accelerator, 0);
+        line.arguments.push("--version".to_owned());
+        line
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(arguments: &[&str]) -> Self {
+        let mut line = Self::new(Accelerator::Tcg, 0);
+        line.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        line
+    }
+
     fn option(&mut self, name: &str, value: impl Into<String>) {
         self.arguments.extend([name.to_owned(), value.into()]);
     }

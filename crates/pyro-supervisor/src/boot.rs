@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use pyro_protocol::client::{Confinement, LaunchSpec};
 use pyro_protocol::frame::{FrameKind, decode_message};
 use pyro_protocol::guest::{BootReport, ENTROPY_BYTES, FromGuest, Identity, ToGuest};
 use pyro_protocol::handshake::Nonce;
@@ -50,6 +51,19 @@ pub(crate) struct HostEnds {
     pub(crate) port: UnixStream,
     pub(crate) console: UnixStream,
     pub(crate) monitor: UnixStream,
+}
+
+/// The program that machines run in, and what keeps them in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Qemu<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) confinement: Confinement,
+}
+
+impl<'a> Qemu<'a> {
+    pub(crate) fn of(spec: &'a LaunchSpec) -> Self {
+        Self { program: &spec.qemu, confinement: spec.confinement }
+    }
 }
 
 /// Why a boot did not end in a VM that takes commands.
@@ -102,7 +116,11 @@ pub(crate) fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
 }
 
 /// Boots `machine` and waits for its agent. On failure nothing is left.
-pub(crate) async fn boot(qemu: &Path, machine: Machine, host: HostEnds) -> Result<Vm, BootError> {
+pub(crate) async fn boot(
+    qemu: &Qemu<'_>,
+    machine: Machine,
+    host: HostEnds,
+) -> Result<Vm, BootError> {
     let mut monitor = Monitor::new(host.monitor);
     let watch = async {
         let never = monitor.pump().await;
@@ -115,7 +133,7 @@ pub(crate) async fn boot(qemu: &Path, machine: Machine, host: HostEnds) -> Resul
 
 /// Restores `machine` from `frozen_memory` and waits for its agent. On failure nothing is left.
 pub(crate) async fn wake(
-    qemu: &Path,
+    qemu: &Qemu<'_>,
     machine: Machine,
     host: HostEnds,
     frozen_memory: OwnedFd,
@@ -140,15 +158,16 @@ pub(crate) async fn wake(
 /// Starts QEMU and waits until the agent answers, QEMU ends, `fault` tells of one, or `deadline` is
 /// over.
 async fn come_up(
-    qemu: &Path,
+    qemu: &Qemu<'_>,
     machine: Machine,
     port: UnixStream,
     console: UnixStream,
     fault: impl Future<Output = BootError>,
     deadline: Duration,
 ) -> Result<(QemuProcess, Link, Console), BootError> {
-    let mut process = QemuProcess::spawn(qemu, machine.into_command_line())
-        .map_err(|source| BootError::NoQemu { source })?;
+    let mut process =
+        QemuProcess::spawn(qemu.program, machine.into_command_line(), qemu.confinement)
+            .map_err(|source| BootError::NoQemu { source })?;
     let mut console = Console::new(console);
     let call = Link::call(port, nonce()?);
     let answer = tokio::select! {

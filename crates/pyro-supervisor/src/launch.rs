@@ -14,7 +14,7 @@ use pyro_protocol::layout::{PORT_NAME, ROOTFS_SERIAL, SCRATCH_SERIAL};
 use pyro_qemu::machine::{Boot, Disk, Image, Machine, Memory, MemorySharing, Port, Start};
 use pyro_qemu::tsc;
 
-use crate::boot::{self, BootError, HostEnds, Vm};
+use crate::boot::{self, BootError, HostEnds, Qemu, Vm};
 use crate::initramfs::{self, InitramfsError};
 use crate::memory;
 use crate::scratch::{self, ScratchDisk, ScratchError};
@@ -153,12 +153,15 @@ async fn boot_once(spec: &LaunchSpec) -> Result<(Vm, OwnedFd, OwnedFd), LaunchEr
     let kept_scratch = scratch.read_write.try_clone().map_err(no_memory)?;
     let memory = Memory { mib: spec.memory_mib, file, sharing: MemorySharing::Shared };
     let start = Start::Boot(Boot {
-        kernel: open(&spec.kernel_image)?,
+        kernel: memory::copy_of(&spec.kernel_image).map_err(|source| LaunchError::CannotOpen {
+            path: spec.kernel_image.clone(),
+            source,
+        })?,
         initramfs,
         tsc_khz: tsc::measure_khz(),
     });
     let (machine, host) = assemble(spec, memory, start, scratch)?;
-    let vm = boot::boot(&spec.qemu, machine, host)
+    let vm = boot::boot(&Qemu::of(spec), machine, host)
         .await
         .map_err(|source| LaunchError::Boot { source })?;
     Ok((vm, kept_memory, kept_scratch))

@@ -34,6 +34,13 @@ pub(crate) fn frozen(image: &File, name: &str) -> Result<OwnedFd, UnpackError> {
     Ok(memory.into())
 }
 
+/// A copy of a file, which a confined QEMU can open by its number whoever owns the file.
+pub(crate) fn copy_of(path: &Path) -> io::Result<OwnedFd> {
+    let memory = File::from(memfd("pyro-kernel")?);
+    io::copy(&mut fs_err::File::open(path)?, &mut &memory)?;
+    Ok(memory.into())
+}
+
 /// Opens the frozen memory that is descriptor `fd` of process `pid`, if that is what it still is.
 ///
 /// The kernel lets a process do that with those of its own user (`proc_pid_fd(5)`). Name, size and

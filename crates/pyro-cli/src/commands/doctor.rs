@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use pyro_core::{DoctorReport, PyroError};
+use pyro_core::{ConfinementReport, DoctorReport, Namespaces, PyroError, QemuIdentity};
 
 use crate::arguments::OutputArguments;
 use crate::terminal::{self, BOLD, GREEN, RED, YELLOW};
@@ -59,6 +59,19 @@ fn text(report: &DoctorReport) -> String {
         ),
         None => line(&fail, "accelerator", "none"),
     }
+    match &report.confinement {
+        Some(report) => {
+            let mark = if report.refused.is_empty() { &pass } else { &note };
+            line(mark, "confinement", &confinement(report));
+            for reason in &report.refused {
+                line("    ", "", &format!("more is refused: {reason}"));
+            }
+            for remedy in &report.remedies {
+                line("    ", "", &format!("remedy: {remedy}"));
+            }
+        }
+        None => line(&fail, "confinement", "none: QEMU does not start"),
+    }
     line(&note, "network", &report.networking.reason);
     line(&pass, "environments", &runtime.cache_dir.display().to_string());
     for environment in &runtime.environments {
@@ -74,4 +87,26 @@ fn text(report: &DoctorReport) -> String {
     }
     let verdict = if report.runtime_ok { "VMs can run here" } else { "VMs can NOT run here" };
     format!("{text}\n{BOLD}{verdict}{BOLD:#}\n")
+}
+
+/// What keeps QEMU in, in one line.
+fn confinement(report: &ConfinementReport) -> String {
+    let mut parts = vec![
+        match report.identity {
+            QemuIdentity::Nobody => "a user who owns nothing",
+            QemuIdentity::UserNamespace => "a user namespace",
+            QemuIdentity::Caller => "NO other user",
+        },
+        match report.namespaces {
+            Namespaces::All => "files, processes, network of its own",
+            Namespaces::WithoutFileTree => "network of its own, host's file tree",
+            Namespaces::None => "NO namespaces",
+        },
+    ];
+    parts.push(if report.landlock_abi > 0 { "Landlock" } else { "NO Landlock" });
+    parts.extend(["seccomp", "resource limits"]);
+    if !report.control_group.is_empty() {
+        parts.push("control group");
+    }
+    parts.join(", ")
 }

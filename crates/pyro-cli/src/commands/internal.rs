@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use pyro_core::{INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE};
+use pyro_core::{Accelerator, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE};
 
 use crate::terminal;
 
@@ -15,6 +15,20 @@ pub(crate) fn execute(words: &[OsString]) -> Option<ExitCode> {
     } else if words == INTERNAL_PROBE_KVM {
         let printed = terminal::print_json(&pyro_core::probe_kvm());
         Some(terminal::exit_code(printed, ExitCode::SUCCESS, 1))
+    } else if let [first, second, accelerator, qemu] = words
+        && INTERNAL_PROBE_CONFINEMENT == [first, second]
+    {
+        let accelerator = [Accelerator::Kvm, Accelerator::Tcg]
+            .into_iter()
+            .find(|known| accelerator == known.name())?;
+        let probe = pyro_core::probe_confinement(qemu.as_ref(), accelerator);
+        Some(match super::block_on(probe) {
+            Ok(found) => terminal::exit_code(terminal::print_json(&found), ExitCode::SUCCESS, 1),
+            Err(failure) => {
+                terminal::fail(&failure, false);
+                ExitCode::FAILURE
+            }
+        })
     } else {
         None
     }

@@ -10,7 +10,7 @@ use pyro_qemu::machine::{Memory, MemorySharing, Start};
 
 use super::sharing;
 use super::store::Template;
-use crate::boot::{self, BootError, Vm};
+use crate::boot::{self, BootError, Qemu, Vm};
 use crate::launch::{self, LaunchError, StepClock};
 use crate::packed::{self, UnpackError};
 use crate::scratch::{self, ScratchError};
@@ -58,7 +58,7 @@ pub(crate) async fn restore(
     let (machine, host) = launch::assemble(spec, machine_memory, start, scratch)
         .map_err(|source| RestoreError::Assemble { source: Box::new(source) })?;
     let no_vm = |source| RestoreError::NoVm { source };
-    let mut vm = boot::wake(&spec.qemu, machine, host, memory).await.map_err(no_vm)?;
+    let mut vm = boot::wake(&Qemu::of(spec), machine, host, memory).await.map_err(no_vm)?;
     clock.step_done("restore");
     progress(LaunchPhase::Configuring);
     let report = boot::configure(&mut vm, &spec.vm_id).await.map_err(no_vm)?;
