@@ -22,7 +22,7 @@ mod slots;
 pub use self::environments::{BASE, BUILD, DEFAULT, copy_cache};
 pub use self::executable::executable;
 pub use self::host::{Host, accelerators};
-pub use self::lifeline::{LIFELINE_FD, Process, Role};
+pub use self::lifeline::{Process, Role};
 pub use self::pyro::{Outcome, Pyro, Running};
 
 use std::time::Duration;

@@ -1,23 +1,30 @@
-//! A pipe that tells when the last process of a family is gone.
+//! What tells that the last process of a family is gone.
 //!
-//! `pyro` inherits the writing end, and so does whatever it starts, and whatever that starts. The
-//! reading end reports a hang-up when nobody holds the other one any more: no process of this family
-//! lives then, in whichever session, process group or namespace it was, and whoever its parent is.
+//! `pyro` inherits the writing end of a pipe, and so does whatever it starts, and whatever that starts.
+//! The reading end reports a hang-up when nobody holds the other one any more: no process of this
+//! family lives then, in whichever session, process group or namespace it was, and whoever its parent
+//! is. A confined QEMU inherits nothing, but it has its scratch disk open, which is in a directory that
+//! belongs to one test.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 /// The number under which it is inherited: far above what anybody else gives to a child.
-pub const LIFELINE_FD: RawFd = 100;
+pub(crate) const LIFELINE_FD: RawFd = 100;
 
 #[derive(Debug)]
-pub(crate) struct Lifeline(OwnedFd);
+pub(crate) struct Lifeline {
+    pipe: OwnedFd,
+    /// Where the scratch disks are.
+    state: PathBuf,
+}
 
-/// A process that holds a lifeline.
+/// A process of the family.
 #[derive(Debug, Clone)]
 pub struct Process {
     pid: Pid,
@@ -33,30 +40,45 @@ pub enum Role {
 
 impl Lifeline {
     /// A new one, and the end to be inherited.
-    pub(crate) fn new() -> (Self, OwnedFd) {
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        (Self(reader), writer)
+    pub(crate) fn new(state: PathBuf) -> (Self, OwnedFd) {
+        let (pipe, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        (Self { pipe, state }, writer)
     }
 
-    /// Waits until nobody holds it; false if the time is over before.
+    /// Waits until nobody of the family lives; false if the time is over before.
     pub(crate) fn is_over_within(&self, deadline: Duration) -> bool {
-        wait_for_event(&self.0, deadline)
+        let until = Instant::now() + deadline;
+        let left = || until.saturating_duration_since(Instant::now());
+        // Only a supervisor starts a QEMU, so none can come later.
+        wait_for_event(&self.pipe, deadline)
+            && self.qemus().iter().all(|qemu| qemu.ends_within(left()))
     }
 
-    /// Whoever holds it.
-    pub(crate) fn holders(&self) -> Vec<Process> {
-        let pipe = fs_err::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd())).unwrap();
-        let processes = fs_err::read_dir("/proc").unwrap().filter_map(|entry| {
-            let directory = entry.ok()?.path();
-            let pid = directory.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw)?;
-            // A process may end, or belong to somebody else, while it is looked at.
-            let held = fs_err::read_link(directory.join(format!("fd/{LIFELINE_FD}"))).ok()?;
-            let command_line = fs_err::read(directory.join("cmdline")).ok()?;
-            let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
-            (held == pipe).then_some(Process { pid, command_line })
-        });
-        processes.collect()
+    /// Everybody of the family.
+    pub(crate) fn family(&self) -> Vec<Process> {
+        let fd = self.pipe.as_raw_fd();
+        let pipe = fs_err::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        let holds = |process: &Process| process.file(LIFELINE_FD).is_some_and(|held| held == pipe);
+        processes().filter(holds).chain(self.qemus()).collect()
     }
+
+    fn qemus(&self) -> Vec<Process> {
+        let is_ours = |process: &Process| {
+            process.has(Role::Qemu) && process.files().any(|file| file.starts_with(&self.state))
+        };
+        processes().filter(is_ours).collect()
+    }
+}
+
+/// Every process on this host. One may end, or belong to somebody else, while it is looked at.
+fn processes() -> impl Iterator<Item = Process> {
+    fs_err::read_dir("/proc").unwrap().filter_map(|entry| {
+        let directory = entry.ok()?.path();
+        let pid = directory.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        let command_line = fs_err::read(directory.join("cmdline")).ok()?;
+        let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
+        Some(Process { pid, command_line })
+    })
 }
 
 impl Process {
@@ -67,20 +89,40 @@ impl Process {
 
     /// The most memory it ever had, in MiB.
     pub fn peak_memory_mib(&self) -> u64 {
-        let status = fs_err::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let status = fs_err::read_to_string(self.proc("status")).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
 
     /// Device and inode of the file with this prefix that is mapped into its memory.
     pub fn mapped_file(&self, prefix: &str) -> String {
-        let maps = fs_err::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap();
+        let maps = fs_err::read_to_string(self.proc("maps")).unwrap();
         let line = maps.lines().find(|line| line.contains(prefix)).expect(prefix);
         line.split_whitespace().skip(3).take(2).collect::<Vec<_>>().join(" ")
     }
 
+    /// A file of its directory below `/proc`.
+    pub fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.pid)).join(name)
+    }
+
+    fn file(&self, fd: RawFd) -> Option<PathBuf> {
+        fs_err::read_link(self.proc(&format!("fd/{fd}"))).ok()
+    }
+
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs_err::read_dir(self.proc("fd")).into_iter().flatten();
+        entries.filter_map(|entry| fs_err::read_link(entry.ok()?.path()).ok())
+    }
+
+    fn ends_within(&self, deadline: Duration) -> bool {
+        // One that is no more cannot be opened.
+        pidfd_open(self.pid, PidfdFlags::empty())
+            .map_or(true, |pidfd| wait_for_event(&pidfd, deadline))
+    }
+
     pub(crate) fn is_child_of(&self, parent: Pid) -> bool {
-        let status = fs_err::read_to_string(format!("/proc/{}/status", self.pid));
+        let status = fs_err::read_to_string(self.proc("status"));
         let parent = format!("PPid:\t{parent}\n");
         status.is_ok_and(|status| status.contains(&parent))
     }

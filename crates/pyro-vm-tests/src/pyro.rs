@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
@@ -53,6 +54,20 @@ impl Pyro {
         self
     }
 
+    /// The same, started by another program, which gets its command line as last arguments.
+    #[must_use]
+    pub fn within(self, wrapper: &[&str]) -> Self {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self { command }
+    }
+
     /// Starts it. Its output is read as it comes.
     pub fn start(self) -> Running {
         let (mut running, stdout) = self.start_unread();
@@ -85,8 +100,18 @@ impl Pyro {
         running.outcome()
     }
 
+    /// Where it keeps what belongs to VMs.
+    fn state(&self) -> PathBuf {
+        let variable = |wanted: &str| {
+            let found = self.command.get_envs().find(|(name, _)| *name == wanted);
+            found.and_then(|(_, value)| value).map(PathBuf::from)
+        };
+        let default = || variable("HOME").map(|home| home.join(".local/state/pyro-mcp"));
+        variable("PYRO_STATE_DIR").or_else(default).expect("a test knows where its state is")
+    }
+
     fn spawn(mut self, stdout: Stdio) -> Running {
-        let (lifeline, parent_fd) = Lifeline::new();
+        let (lifeline, parent_fd) = Lifeline::new(self.state());
         self.command
             .process_group(0)
             .stdin(Stdio::piped())
@@ -124,21 +149,37 @@ impl Running {
         kill_process_group(pid(&self.child), signal).unwrap();
     }
 
+    /// The one process it starts for `role`, as soon as it is there.
+    #[allow(clippy::disallowed_methods, reason = "nothing tells that another's child is there")]
+    pub fn wait_for_process(&self, role: Role) -> Process {
+        let until = Instant::now() + DEADLINE;
+        while self.processes(role).is_empty() {
+            assert!(Instant::now() < until, "no {role:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.process(role)
+    }
+
     /// The one process it started for `role`.
     pub fn process(&self, role: Role) -> Process {
-        let mut processes = self.lifeline.holders();
+        let mut processes = self.processes(role);
+        assert_eq!(processes.len(), 1, "{role:?}: {processes:#?}");
+        processes.remove(0)
+    }
+
+    fn processes(&self, role: Role) -> Vec<Process> {
+        let mut processes = self.lifeline.family();
         // What a supervisor starts looks like itself until it becomes another program.
         let itself = pid(&self.child);
         processes.retain(|process| {
             process.has(role) && (role != Role::Supervisor || process.is_child_of(itself))
         });
-        assert_eq!(processes.len(), 1, "{role:?}: {processes:#?}");
-        processes.remove(0)
+        processes
     }
 
     /// The `pyro` that was started itself.
     pub fn itself(&self) -> Process {
-        let mut processes = self.lifeline.holders();
+        let mut processes = self.lifeline.family();
         processes.retain(|process| process.is(pid(&self.child)));
         processes.remove(0)
     }
@@ -177,7 +218,7 @@ impl Running {
 
     fn assert_nothing_left_after(&self, deadline: Duration) {
         let is_over = self.lifeline.is_over_within(deadline);
-        assert!(is_over, "still there: {:#?}", self.lifeline.holders());
+        assert!(is_over, "still there: {:#?}", self.lifeline.family());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use pyro_vm_tests::{BASE, Host, LIFELINE_FD, Pyro, Role, copy_cache};
+use pyro_vm_tests::{BASE, Host, Pyro, Role, copy_cache};
 use rustix::process::Signal;
 
 const SIGNALS: [(Signal, i32); 3] = [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)];
@@ -117,9 +117,9 @@ fn a_killed_qemu_during_the_run_is_a_lost_vm() {
 #[test]
 fn a_killed_qemu_during_the_boot_is_a_failed_start() {
     let host = Host::new();
-    // The killer is this test's, so it must not count as one of pyro's processes.
-    let prelude = format!("(exec {LIFELINE_FD}>&-; sleep 0.2; kill -KILL $$) &");
-    let error = endless_in_qemu(&host, &prelude, "").outcome().json_error();
+    let running = endless(&host).variable("PYRO_START", "boot").start();
+    running.wait_for_process(Role::Qemu).kill();
+    let error = running.outcome().json_error();
     assert_eq!(error["code"], "vm_start_failed", "{error:#}");
     assert_eq!(error["message"], "cannot boot the VM");
     assert_eq!(error["causes"][0], "QEMU ended during the boot (signal: 9 (SIGKILL))");
@@ -128,19 +128,17 @@ fn a_killed_qemu_during_the_boot_is_a_failed_start() {
 #[test]
 fn a_qemu_that_does_not_start_is_quoted() {
     let host = Host::new();
-    let error = endless_in_qemu(&host, "", "-no-such-option").outcome().json_error();
-    assert_eq!(error["code"], "vm_start_failed", "{error:#}");
-    assert!(error["causes"].to_string().contains("-no-such-option: invalid option"), "{error:#}");
-}
-
-/// [`endless`], with something done before QEMU starts and with a further argument for it.
-fn endless_in_qemu(host: &Host, prelude: &str, argument: &str) -> Pyro {
-    let script = format!(
-        "#!/bin/bash\n{prelude}\nPATH={TOOL_PATH}\nexec qemu-system-x86_64 \"$@\" {argument}\n"
-    );
     let program = host.directory().join("qemu-system-x86_64");
+    let script = format!(
+        "#!/bin/bash
+        test $1 = --version || set -- \"$@\" -no-such-option
+        PATH={TOOL_PATH} exec qemu-system-x86_64 \"$@\"\n"
+    );
     fs_err::write(&program, script).unwrap();
     fs_err::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let path = format!("{}:{TOOL_PATH}", host.directory().display());
-    endless(host).variable("PYRO_START", "boot").variable("PATH", &path)
+    let pyro = endless(&host).variable("PYRO_START", "boot").variable("PATH", &path);
+    let error = pyro.outcome().json_error();
+    assert_eq!(error["code"], "vm_start_failed", "{error:#}");
+    assert!(error["causes"].to_string().contains("-no-such-option: invalid option"), "{error:#}");
 }

@@ -22,6 +22,8 @@ mod leftovers;
 
 mod isolation;
 
+mod confinement;
+
 mod templates;
 
 mod host_compat;
