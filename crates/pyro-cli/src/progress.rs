@@ -204,12 +204,10 @@ fn report_text(vm_id: &str, accelerator: Accelerator, report: &LaunchReport) -> 
 }
 
 fn fallback_text(reason: &PyroError) -> String {
-    let causes: Vec<_> =
-        std::iter::once(&reason.message).chain(&reason.causes).map(String::as_str).collect();
     format!(
         "{YELLOW}warning:{YELLOW:#} the VM was booted instead of restored from a template, which is \
          slower\n  because: {}\n",
-        causes.join(": ")
+        reason.one_line()
     )
 }
 

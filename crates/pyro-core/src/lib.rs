@@ -51,6 +51,6 @@ pub use self::environments::{
 };
 pub use self::limits::{CommandText, MemoryMib, TimeToLive, Timeout, VcpuCount};
 pub use self::pyro::{Progress, Pyro};
-pub use self::run::{Cleanup, ExecutionMode, HostCompat, Network, RunOutcome, RunRequest};
+pub use self::run::{Cleanup, ExecutionMode, HostCompat, Network, RunOutcome, RunRequest, VmStart};
 pub use self::streams::Streams;
 pub use pyro_supervisor::server::serve_inherited_socket;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pyro_environments::{EnvironmentName, InstalledEnvironment};
-use pyro_protocol::client::{Accelerator, EndReason, RunEnd};
+use pyro_protocol::client::{Accelerator, EndReason, RunEnd, StartKind};
 use pyro_protocol::run::{Command, Stdin};
 use serde::Serialize;
 
@@ -80,8 +80,21 @@ pub struct RunOutcome {
     pub stderr_bytes: u64,
     /// `None` where no VM was involved.
     pub accelerator: Option<Accelerator>,
+    /// How the VM came to life; `None` where no VM was involved.
+    pub vm_start: Option<VmStart>,
+    /// Why the VM was booted, where it was to be restored.
+    pub restore_failure: Option<String>,
     /// The guest's kernel killed a process of this command because memory ran out.
     pub out_of_memory: bool,
+}
+
+/// How a VM came to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmStart {
+    /// From its template.
+    Restored,
+    Booted,
 }
 
 /// What was done with the VM afterwards.
@@ -177,6 +190,11 @@ async fn run_in(
         RunOutcome::new(&vm.id, request.environment, text, mode, &Ending::of(&end), outputs);
     outcome.environment_version = environment.definition().version;
     outcome.accelerator = Some(vm.accelerator);
+    (outcome.vm_start, outcome.restore_failure) = match vm.start {
+        StartKind::Restored => (Some(VmStart::Restored), None),
+        StartKind::ColdBoot => (Some(VmStart::Booted), None),
+        StartKind::ColdBootInstead { reason } => (Some(VmStart::Booted), Some(reason.one_line())),
+    };
     Ok(outcome)
 }
 
@@ -234,6 +252,8 @@ impl RunOutcome {
             stdout_bytes: stdout.total_bytes,
             stderr_bytes: stderr.total_bytes,
             accelerator: None,
+            vm_start: None,
+            restore_failure: None,
             out_of_memory: ending.out_of_memory,
         }
     }

@@ -1,7 +1,7 @@
 //! A VM from the client's side: which files and numbers its supervisor gets.
 
 use pyro_environments::{EnvironmentName, InstalledEnvironment, LeaseError, Store};
-use pyro_protocol::client::{Accelerator, LaunchSpec};
+use pyro_protocol::client::{Accelerator, LaunchSpec, StartKind};
 use pyro_supervisor::client::{ClientError, Departures, Supervisor};
 
 use crate::config::{Config, INTERNAL_SUPERVISE};
@@ -22,6 +22,7 @@ pub(crate) struct Shape {
 pub(crate) struct Vm {
     pub(crate) id: String,
     pub(crate) accelerator: Accelerator,
+    pub(crate) start: StartKind,
     pub(crate) supervisor: Supervisor,
 }
 
@@ -71,8 +72,9 @@ pub(crate) async fn launch(
         .await
         .map_err(client_failure)?;
     drop(lease);
+    let start = report.start.clone();
     progress(Progress::VmReady { vm_id: id.clone(), accelerator, report });
-    Ok(Vm { id, accelerator, supervisor })
+    Ok(Vm { id, accelerator, start, supervisor })
 }
 
 /// The Debian package with the one QEMU program used.

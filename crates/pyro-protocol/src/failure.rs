@@ -93,6 +93,13 @@ impl Failure {
         failure
     }
 
+    /// The message and its causes in one line.
+    pub fn one_line(&self) -> String {
+        let texts: Vec<_> =
+            std::iter::once(&self.message).chain(&self.causes).map(String::as_str).collect();
+        texts.join(": ")
+    }
+
     /// Puts `message` in front: what was there becomes its cause.
     #[must_use]
     pub fn context(mut self, message: impl Into<String>) -> Self {
@@ -153,6 +160,8 @@ mod tests {
             .context("cannot run the command");
         assert_eq!(failure.message, "cannot run the command");
         assert_eq!(failure.causes, ["cannot start the VM", "no such device"]);
+        let line = "cannot run the command: cannot start the VM: no such device";
+        assert_eq!(failure.one_line(), line);
     }
 
     #[test]

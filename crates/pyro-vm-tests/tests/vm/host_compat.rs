@@ -23,7 +23,9 @@ fn without_a_vm_the_command_runs_on_the_host_if_that_is_allowed() {
     let document = outcome.json();
     assert_eq!(document["execution_mode"], "host_compat");
     assert_eq!(document["stdout"], host_kernel());
-    assert_eq!(document["accelerator"], serde_json::Value::Null);
+    for key in ["accelerator", "vm_start", "restore_failure"] {
+        assert_eq!(document[key], serde_json::Value::Null, "{key}");
+    }
     assert!(outcome.stderr.contains(WARNING), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("qemu-system-x86_64"), "{}", outcome.stderr);
 }

@@ -3,8 +3,8 @@
 use pyro_vm_tests::{BASE, Host};
 use serde_json::{Value, json};
 
-/// The keys of CONTRACT.md, and `out_of_memory`, which is documented beside them.
-const RUN_KEYS: [&str; 17] = [
+/// The keys of CONTRACT.md, and those that are documented beside them.
+const RUN_KEYS: [&str; 19] = [
     "accelerator",
     "cleanup",
     "command",
@@ -14,6 +14,7 @@ const RUN_KEYS: [&str; 17] = [
     "execution_mode",
     "exit_code",
     "out_of_memory",
+    "restore_failure",
     "stderr",
     "stderr_bytes",
     "stderr_truncated",
@@ -22,6 +23,7 @@ const RUN_KEYS: [&str; 17] = [
     "stdout_truncated",
     "timed_out",
     "vm_id",
+    "vm_start",
 ];
 
 /// What is kept of each output stream.
@@ -92,6 +94,8 @@ fn a_json_outcome_has_the_keys_of_the_contract() {
         "timed_out": false,
         "out_of_memory": false,
         "execution_mode": "guest",
+        "vm_start": "restored",
+        "restore_failure": null,
         "cleanup": { "vm_id": vm_id, "deleted": true, "reason": "run_complete" },
     });
     for (key, value) in expected.as_object().unwrap() {

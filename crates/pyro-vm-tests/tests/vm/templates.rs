@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use pyro_vm_tests::{Host, Pyro, Role, copy_cache};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const VMS: usize = 20;
@@ -176,8 +177,22 @@ fn one_process_makes_the_template_and_the_others_wait() {
 fn a_vm_is_booted_where_templates_cannot_be_kept() {
     let (host, cache) = (Host::new(), Cache::new());
     fs_err::write(cache.templates(), "no directory").unwrap();
-    let outcome = cache.run(&host, &[], &["echo", "hi"]).outcome();
-    assert_eq!(outcome.success(), "hi\n");
+    let outcome = cache.run(&host, &["--json"], &["echo", "hi"]).outcome();
     let warning = "warning: the VM was booted instead of restored from a template";
     assert!(outcome.stderr.contains(warning), "{}", outcome.stderr);
+    let document = outcome.json();
+    assert_eq!((&document["stdout"], &document["vm_start"]), (&json!("hi\n"), &json!("booted")));
+    let reason = document["restore_failure"].as_str().unwrap();
+    assert!(reason.starts_with("cannot use the store of templates: "), "{reason}");
+    assert!(outcome.stderr.contains(reason), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_vm_that_is_to_be_booted_is_no_failure() {
+    let pyro = Host::new().run(&["--json"], &["true"]).variable("PYRO_START", "boot");
+    let document = pyro.outcome().json();
+    assert_eq!(
+        (&document["vm_start"], &document["restore_failure"]),
+        (&json!("booted"), &Value::Null)
+    );
 }
