@@ -145,6 +145,7 @@ pub(crate) async fn boot_with_retry(spec: &LaunchSpec) -> Result<Booted, LaunchE
 async fn boot_once(spec: &LaunchSpec) -> Result<(Vm, OwnedFd, OwnedFd), LaunchError> {
     let no_memory = |source| LaunchError::NoMemory { source };
     let scratch = scratch::create(&spec.scratch_directory, &spec.mke2fs)
+        .await
         .map_err(|source| LaunchError::Scratch { source })?;
     let initramfs = initramfs::build(&spec.kernel_modules)
         .map_err(|source| LaunchError::Initramfs { source })?;

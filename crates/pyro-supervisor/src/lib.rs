@@ -37,4 +37,6 @@ mod packed;
 
 mod link;
 
+mod background;
+
 mod sys;

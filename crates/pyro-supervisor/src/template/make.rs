@@ -13,10 +13,10 @@ use pyro_qemu::monitor::MonitorError;
 
 use super::key::TemplateKey;
 use super::store::{MakerLock, TemplateStore};
+use crate::background;
 use crate::boot::{self, BootError, Vm};
 use crate::launch::{self, LaunchError};
 use crate::link::LinkError;
-use crate::packed;
 
 /// For one warm-up command; under emulation git and Python take seconds when they run first.
 const WARM_UP_DEADLINE: Duration = Duration::from_mins(1);
@@ -70,13 +70,12 @@ pub(crate) async fn make(
     freeze(&mut booted.vm, &state).await?;
     let [memory, scratch, state] = [booted.memory, booted.scratch, state].map(File::from);
     booted.vm.qemu.kill().await.map_err(write)?;
-    let files = &partial.files;
-    for (from, to) in [(&memory, &files.memory), (&scratch, &files.scratch), (&state, &files.state)]
-    {
-        packed::pack(from, to).map_err(write)?;
-    }
+    partial.fill(memory, scratch, state).await.map_err(write)?;
     store.publish(key, &partial, lock).map_err(write)?;
-    store.prune().map_err(write)
+    let store = store.clone();
+    // The template is there, whether or not others can be deleted.
+    background::run(move || store.prune()).await.ok();
+    Ok(())
 }
 
 /// Runs a command whose exit does not matter: what it touched is in memory now.

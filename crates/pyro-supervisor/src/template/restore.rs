@@ -3,6 +3,8 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use pyro_protocol::client::{LaunchPhase, LaunchSpec};
 use pyro_protocol::guest::BootReport;
@@ -10,10 +12,11 @@ use pyro_qemu::machine::{Memory, MemorySharing, Start};
 
 use super::sharing;
 use super::store::Template;
+use crate::background;
 use crate::boot::{self, BootError, Qemu, Vm};
 use crate::launch::{self, LaunchError, StepClock};
 use crate::packed::{self, UnpackError};
-use crate::scratch::{self, ScratchError};
+use crate::scratch::{self, ScratchDisk, ScratchError};
 
 /// Why no VM came out of a template.
 #[derive(Debug, thiserror::Error)]
@@ -39,22 +42,15 @@ pub(crate) async fn restore(
 ) -> Result<(Vm, BootReport), RestoreError> {
     clock.step_done("template");
     progress(LaunchPhase::Restoring);
-    let unreadable = |part| move |source| RestoreError::Unreadable { part, source };
-    let memory =
-        sharing::memory_of(template, spec.memory_mib).await.map_err(unreadable("memory"))?;
-    let scratch = scratch::unformatted(&spec.scratch_directory)
-        .map_err(|source| RestoreError::Scratch { source })?;
-    let state = super::state_file().map_err(|source| RestoreError::NoMemory { source })?;
-    let state = File::from(state);
-    let scratch_file = File::from(scratch.read_write);
-    packed::unpack(&template.scratch, &scratch_file).map_err(unreadable("scratch disk"))?;
-    packed::unpack(&template.state, &state).map_err(unreadable("device state"))?;
-    let scratch =
-        scratch::ScratchDisk { read_write: scratch_file.into(), read_only: scratch.read_only };
+    let (memory, (scratch, state)) = tokio::try_join!(
+        shared_memory(template, spec.memory_mib),
+        own_parts(template, &spec.scratch_directory),
+    )?;
+    clock.step_done("unpack");
     let file = memory.try_clone().map_err(|source| RestoreError::NoMemory { source })?;
     let sharing = MemorySharing::CopyOnWrite;
     let machine_memory = Memory { mib: spec.memory_mib, file, sharing };
-    let start = Start::Restore { state: state.into() };
+    let start = Start::Restore { state };
     let (machine, host) = launch::assemble(spec, machine_memory, start, scratch)
         .map_err(|source| RestoreError::Assemble { source: Box::new(source) })?;
     let no_vm = |source| RestoreError::NoVm { source };
@@ -64,4 +60,33 @@ pub(crate) async fn restore(
     let report = boot::configure(&mut vm, &spec.vm_id).await.map_err(no_vm)?;
     clock.step_done("configure");
     Ok((vm, report))
+}
+
+async fn shared_memory(template: &Template, mib: u32) -> Result<OwnedFd, RestoreError> {
+    sharing::memory_of(template, mib).await.map_err(unreadable("memory"))
+}
+
+/// What a VM shares with no other: its scratch disk, and the state of its devices.
+async fn own_parts(
+    template: &Template,
+    scratch_directory: &Path,
+) -> Result<(ScratchDisk, OwnedFd), RestoreError> {
+    let no_memory = |source| RestoreError::NoMemory { source };
+    let packed_scratch = template.scratch.try_clone().map_err(no_memory)?;
+    let packed_state = template.state.try_clone().map_err(no_memory)?;
+    let directory = scratch_directory.to_owned();
+    background::run(move || {
+        let ScratchDisk { read_write, read_only } =
+            scratch::unformatted(&directory).map_err(|source| RestoreError::Scratch { source })?;
+        let (disk, state) =
+            (File::from(read_write), File::from(super::state_file().map_err(no_memory)?));
+        packed::unpack(&packed_scratch, &disk).map_err(unreadable("scratch disk"))?;
+        packed::unpack(&packed_state, &state).map_err(unreadable("device state"))?;
+        Ok((ScratchDisk { read_write: disk.into(), read_only }, state.into()))
+    })
+    .await
+}
+
+fn unreadable(part: &'static str) -> impl Fn(UnpackError) -> RestoreError {
+    move |source| RestoreError::Unreadable { part, source }
 }

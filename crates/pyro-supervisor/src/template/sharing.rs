@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use super::store::Template;
+use crate::background;
 use crate::memory;
 use crate::packed::UnpackError;
 
@@ -29,9 +30,11 @@ pub(crate) async fn memory_of(template: &Template, mib: u32) -> Result<OwnedFd, 
     let name = memory_name(&template.memory).map_err(failed)?;
     // Without the lock many that start at once would fill as many copies.
     let lock = lock(template).await;
-    let memory = match borrow_from_holder(template, &name, mib) {
-        Some(memory) => memory,
-        None => memory::frozen(&template.memory, &name)?,
+    let memory = if let Some(memory) = borrow_from_holder(template, &name, mib) {
+        memory
+    } else {
+        let image = template.memory.try_clone().map_err(failed)?;
+        background::run(move || memory::frozen(&image, &name)).await?
     };
     // Without a holder the next VM fills a copy of its own, which is no more than slower.
     become_holder(template, memory.as_fd()).ok();

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::key::TemplateKey;
+use crate::background;
+use crate::packed;
 
 /// All templates together, in bytes on disk: some thirty of the default shape.
 const TEMPLATES_BYTES_MAX: u64 = 4 << 30;
@@ -118,24 +120,15 @@ impl TemplateStore {
         Ok(PartialTemplate { files: Template { directory, memory, scratch, state } })
     }
 
-    /// Makes a complete template visible, in place of whatever had its name.
+    /// Makes a filled template visible, in place of whatever had its name.
     pub(crate) fn publish(
         &self,
         key: &TemplateKey,
         partial: &PartialTemplate,
         lock: &MakerLock,
     ) -> io::Result<()> {
-        for file in [&partial.files.memory, &partial.files.scratch, &partial.files.state] {
-            file.sync_all()?;
-        }
         self.remove(key, lock)?;
-        fs_err::rename(&partial.files.directory, self.directory(key))?;
-        File::from(rustix::fs::open(
-            &self.root,
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )?)
-        .sync_all()
+        fs_err::rename(&partial.files.directory, self.directory(key))
     }
 
     /// Deletes a template that turned out to be of no use.
@@ -193,6 +186,27 @@ impl TemplateStore {
 pub(crate) fn wait_for(taken: File) -> io::Result<MakerLock> {
     taken.lock()?;
     Ok(MakerLock { _file: taken })
+}
+
+impl PartialTemplate {
+    /// Packs the parts of a frozen machine into the template and flushes them. When the future is
+    /// dropped, the rest goes into files that the drop of this value has deleted.
+    pub(crate) async fn fill(&self, memory: File, scratch: File, state: File) -> io::Result<()> {
+        let files = &self.files;
+        let parts = [
+            (memory, files.memory.try_clone()?),
+            (scratch, files.scratch.try_clone()?),
+            (state, files.state.try_clone()?),
+        ];
+        background::run(move || {
+            for (from, to) in &parts {
+                packed::pack(from, to)?;
+                to.sync_all()?;
+            }
+            Ok(())
+        })
+        .await
+    }
 }
 
 impl Drop for PartialTemplate {
@@ -276,6 +290,23 @@ mod tests {
             store.lock(&TemplateKey::for_test('b')).unwrap(),
             MakerLockState::Ours(_)
         ));
+    }
+
+    #[tokio::test]
+    async fn a_template_that_is_given_up_while_it_is_filled_leaves_nothing() {
+        let (_directory, store) = store();
+        let key = TemplateKey::for_test('a');
+        let lock = lock(&store, &key);
+        let partial = store.begin(&key, &lock).unwrap();
+        let parts = [(); 3].map(|()| tempfile::tempfile().unwrap());
+        parts[0].set_len(1 << 20).unwrap();
+        let [memory, scratch, state] = parts;
+        // Polled once, so that another thread is at it.
+        let filled = tokio::time::timeout(Duration::ZERO, partial.fill(memory, scratch, state));
+        filled.await.ok();
+        drop(partial);
+        assert_eq!(fs_err::read_dir(store.root.join(PARTIAL)).unwrap().count(), 0);
+        assert!(store.open(&key).unwrap().is_none());
     }
 
     #[test]
