@@ -102,7 +102,7 @@ pub(crate) enum EnvironmentCommand {
     },
     /// Delete what is outdated, replaced, damaged or was left by an interrupted pull
     Prune {
-        /// Delete every environment
+        /// Delete every environment and every template
         #[arg(long)]
         all: bool,
         #[command(flatten)]

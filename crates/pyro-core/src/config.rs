@@ -154,16 +154,18 @@ impl Config {
         self.state_dir.join("vms")
     }
 
+    /// Where the machines lie from which VMs are restored.
+    pub(crate) fn templates_directory(&self) -> PathBuf {
+        self.cache_dir.join("templates")
+    }
+
     /// How VMs of `environment` come to life.
     pub(crate) fn start_policy(&self, environment: &InstalledEnvironment) -> StartPolicy {
         if self.cold_boot {
             return StartPolicy::ColdBoot;
         }
         let warm_up = environment.definition().warm_up.iter().map(|&command| command.to_owned());
-        StartPolicy::Restore {
-            templates: self.cache_dir.join("templates"),
-            warm_up: warm_up.collect(),
-        }
+        StartPolicy::Restore { templates: self.templates_directory(), warm_up: warm_up.collect() }
     }
 
     pub(crate) fn executable(&self, words: [&str; 2]) -> Executable {

@@ -1,5 +1,7 @@
 //! Environments as the surfaces show them.
 
+use std::collections::HashSet;
+use std::error::Error;
 use std::path::PathBuf;
 
 use pyro_environments::{
@@ -70,7 +72,10 @@ pub struct PulledEnvironment {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PruneReport {
     pub deleted_environment_dirs: Vec<PathBuf>,
+    /// Of environments.
     pub count: usize,
+    pub deleted_template_dirs: Vec<PathBuf>,
+    /// By both.
     pub freed_bytes: u64,
 }
 
@@ -121,19 +126,44 @@ pub(crate) fn pulled(store: &Store, environment: &InstalledEnvironment) -> Pulle
     }
 }
 
-pub(crate) fn prune(store: &Store, scope: PruneScope) -> Result<PruneReport, PyroError> {
+/// Identifies everything that VMs of `environment` are made of.
+pub(crate) fn digest(environment: &InstalledEnvironment) -> String {
+    format!("{} {}", environment.image_digest, environment.kernel.digest)
+}
+
+/// Environments first: templates of those that are gone follow them.
+pub(crate) fn prune(
+    config: &Config,
+    store: &Store,
+    scope: PruneScope,
+) -> Result<PruneReport, PyroError> {
     let pruned = store.prune(scope).map_err(|error| match &error {
         PruneError::Inspect(error) => store_failure(error),
-        PruneError::Delete { .. } => {
-            PyroError::from_error(ErrorKind::EnvironmentUnavailable, &error)
-                .hint("make the directory writable for your user")
-        }
+        PruneError::Delete { .. } => prune_failure(&error),
     })?;
+    let wanted = match scope {
+        PruneScope::Stale => installed_digests(store)?,
+        PruneScope::All => HashSet::new(),
+    };
+    let templates = pyro_supervisor::prune_templates(&config.templates_directory(), &|digest| {
+        wanted.contains(digest)
+    })
+    .map_err(|error| prune_failure(&error))?;
     Ok(PruneReport {
         count: pruned.deleted_dirs.len(),
         deleted_environment_dirs: pruned.deleted_dirs,
-        freed_bytes: pruned.freed_bytes,
+        deleted_template_dirs: templates.deleted_dirs,
+        freed_bytes: pruned.freed_bytes + templates.freed_bytes,
     })
+}
+
+fn installed_digests(store: &Store) -> Result<HashSet<String>, PyroError> {
+    let mut digests = HashSet::new();
+    for name in EnvironmentName::all() {
+        let installed = store.find(name).map_err(|error| store_failure(&error))?;
+        digests.extend(installed.as_ref().map(digest));
+    }
+    Ok(digests)
 }
 
 fn catalog_entry(store: &Store, definition: &'static EnvironmentDefinition) -> EnvironmentEntry {
@@ -173,6 +203,11 @@ fn fill(entry: &mut EnvironmentEntry, environment: &InstalledEnvironment) {
 pub(crate) fn store_failure(error: &InspectError) -> PyroError {
     PyroError::from_error(ErrorKind::EnvironmentUnavailable, error)
         .hint("make the directory readable, or set `PYRO_ENVIRONMENT_CACHE_DIR` to another")
+}
+
+fn prune_failure(error: &dyn Error) -> PyroError {
+    PyroError::from_error(ErrorKind::EnvironmentUnavailable, error)
+        .hint("make the directory writable for your user")
 }
 
 fn pull_failure(name: EnvironmentName, error: &PullError) -> PyroError {

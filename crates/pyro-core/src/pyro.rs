@@ -75,9 +75,9 @@ impl Pyro {
         Ok(environments::pulled(&self.store, &environment))
     }
 
-    /// Deletes environments that nobody needs, or all of them.
+    /// Deletes environments that nobody needs, or all of them, and the templates made of them.
     pub fn prune_environments(&self, scope: PruneScope) -> Result<PruneReport, PyroError> {
-        environments::prune(&self.store, scope)
+        environments::prune(&self.config, &self.store, scope)
     }
 
     /// Runs a command in a VM of its own, which is gone when this returns. When the future is dropped

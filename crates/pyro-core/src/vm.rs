@@ -7,7 +7,7 @@ use pyro_supervisor::client::{ClientError, Departures, Supervisor};
 use crate::config::{Config, INTERNAL_SUPERVISE};
 use crate::limits::{MemoryMib, TimeToLive, VcpuCount};
 use crate::pyro::Progress;
-use crate::{ErrorKind, PyroError, accelerator, confinement};
+use crate::{ErrorKind, PyroError, accelerator, confinement, environments};
 
 /// What kind of VM is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +55,7 @@ pub(crate) async fn launch(
         qemu,
         mke2fs: config.tool("mke2fs", "e2fsprogs")?,
         start: config.start_policy(environment),
-        environment_digest: format!("{} {}", environment.image_digest, environment.kernel.digest),
+        environment_digest: environments::digest(environment),
         kernel_image: environment.kernel.vmlinux.clone(),
         kernel_modules: environment.kernel.modules.clone(),
         rootfs_image: environment.rootfs_image.clone(),

@@ -40,3 +40,5 @@ mod link;
 mod background;
 
 mod sys;
+
+pub use self::template::prune::{PruneTemplatesError, PrunedTemplates, prune_templates};

@@ -128,11 +128,13 @@ fn pulled_text(pulled: &PulledEnvironment) -> String {
 
 fn prune_text(report: &PruneReport) -> String {
     let mut text = String::new();
-    for directory in &report.deleted_environment_dirs {
+    let directories =
+        || report.deleted_environment_dirs.iter().chain(&report.deleted_template_dirs);
+    for directory in directories() {
         text += &format!("deleted {}\n", directory.display());
     }
     let freed = megabytes(report.freed_bytes);
-    text + &format!("{} directories deleted, {freed} freed\n", report.count)
+    text + &format!("{} directories deleted, {freed} freed\n", directories().count())
 }
 
 fn state(entry: &EnvironmentEntry) -> &'static str {

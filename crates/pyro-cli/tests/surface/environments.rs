@@ -59,9 +59,37 @@ fn the_list_is_readable_without_json() {
 
 #[test]
 fn there_is_nothing_to_prune() {
-    let report = json!({ "deleted_environment_dirs": [], "count": 0, "freed_bytes": 0 });
+    let report = json!({
+        "deleted_environment_dirs": [],
+        "count": 0,
+        "deleted_template_dirs": [],
+        "freed_bytes": 0,
+    });
     assert_eq!(pyro(&["env", "prune", "--json"]).json(), report);
     assert_eq!(pyro(&["env", "prune"]).success(), "0 directories deleted, 0 MB freed\n");
+}
+
+#[test]
+fn prune_deletes_templates_as_well() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().to_str().unwrap();
+    let variables = [("PYRO_ENVIRONMENT_CACHE_DIR", cache)];
+    let templates = home.path().join("templates");
+    // Of an environment that is not installed.
+    let template = templates.join("0123456789abcdef".repeat(4));
+    for scope in [&[][..], &["--all"]] {
+        fs_err::create_dir_all(&template).unwrap();
+        fs_err::write(template.join("memory"), "12345678").unwrap();
+        let prune = [&["env", "prune", "--json"][..], scope].concat();
+        let report = crate::pyro_with(&variables, &prune).json();
+        assert_eq!(report["deleted_template_dirs"], json!([template.to_str()]));
+        assert_eq!((&report["count"], &report["freed_bytes"]), (&json!(0), &json!(8)));
+        assert!(!template.exists());
+    }
+    fs_err::remove_dir_all(&templates).unwrap();
+    fs_err::write(&templates, "no directory").unwrap();
+    let failed = crate::pyro_with(&variables, &["env", "prune"]);
+    assert!(failed.stderr.contains("cannot delete from the templates at `"), "{failed:?}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(crate) struct KeyError {
 
 impl TemplateKey {
     /// Changes with this format: the files of a template, or what is said to its agent.
-    const FORMAT: u32 = 1;
+    const FORMAT: u32 = 2;
 
     pub(crate) fn of(spec: &LaunchSpec, warm_up: &[String]) -> Result<Self, KeyError> {
         let mut hasher = Sha256::new();
@@ -48,6 +48,13 @@ impl TemplateKey {
             add("warm-up", command);
         }
         Ok(Self(hex(&hasher.finalize())))
+    }
+
+    /// A key as it is shown; nothing else is one.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        let is_key = name.len() == 64 && name.bytes().all(is_digit);
+        is_key.then(|| Self(name.to_owned()))
     }
 
     #[cfg(test)]

@@ -53,7 +53,7 @@ pub(crate) async fn make(
     progress: &impl Fn(LaunchPhase),
 ) -> Result<(), MakeError> {
     let write = |source| MakeError::Write { source };
-    let partial = store.begin(key, lock).map_err(write)?;
+    let partial = store.begin(key, &spec.environment_digest, lock).map_err(write)?;
     progress(LaunchPhase::BootingTemplate);
     let mut booted = launch::boot_with_retry(spec)
         .await
@@ -74,7 +74,7 @@ pub(crate) async fn make(
     store.publish(key, &partial, lock).map_err(write)?;
     let store = store.clone();
     // The template is there, whether or not others can be deleted.
-    background::run(move || store.prune()).await.ok();
+    background::run(move || store.prune(&|_| true)).await.ok();
     Ok(())
 }
 

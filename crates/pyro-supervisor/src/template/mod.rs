@@ -15,6 +15,8 @@ pub(crate) mod key;
 
 pub(crate) mod store;
 
+pub(crate) mod prune;
+
 pub(crate) mod make;
 
 pub(crate) mod restore;
@@ -31,7 +33,8 @@ use pyro_protocol::guest::BootReport;
 use self::key::{KeyError, TemplateKey};
 use self::make::MakeError;
 use self::restore::RestoreError;
-use self::store::{MakerLock, MakerLockState, Template, TemplateStore};
+use self::store::{MakerLock, Template, TemplateStore};
+use crate::background;
 use crate::boot::Vm;
 use crate::launch::StepClock;
 
@@ -104,16 +107,14 @@ async fn lock(
     progress: &impl Fn(LaunchPhase),
 ) -> Result<MakerLock, TemplateError> {
     let unusable = |source| TemplateError::Store { source };
-    match store.lock(key).map_err(unusable)? {
-        MakerLockState::Ours(lock) => Ok(lock),
-        MakerLockState::Taken(file) => {
-            progress(LaunchPhase::WaitingForTemplate);
-            let waiting = tokio::task::spawn_blocking(|| store::wait_for(file));
-            let waited = tokio::time::timeout(MAKER_DEADLINE, waiting).await;
-            let waited = waited.map_err(|_| TemplateError::MakerTooSlow)?;
-            waited.map_err(io::Error::other).flatten().map_err(unusable)
-        }
+    if let Some(lock) = store.try_lock(key).map_err(unusable)? {
+        return Ok(lock);
     }
+    progress(LaunchPhase::WaitingForTemplate);
+    let (store, key) = (store.clone(), key.clone());
+    let waiting = background::run(move || store.lock(&key));
+    let waited = tokio::time::timeout(MAKER_DEADLINE, waiting).await;
+    waited.map_err(|_| TemplateError::MakerTooSlow)?.map_err(unusable)
 }
 
 /// A file in memory for the state of a machine's devices: some hundred kilobytes.

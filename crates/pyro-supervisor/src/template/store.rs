@@ -1,36 +1,37 @@
 //! Templates on disk.
 //!
 //! ```text
-//! <root>/<key>/            memory, scratch, state: packed images
+//! <root>/<key>/            memory, scratch, state: packed images; environment: what it was made of
 //!        partial/<key>/    the same, while it is made
-//!        locks/<key>.lock  held by whoever makes it
+//!        deleted/<key>/    the same, while it is deleted
+//!        locks/<key>.lock  held by whoever makes or deletes it
 //! ```
 //!
-//! A directory appears by rename, flushed and complete. Whoever opened its files may go on reading
-//! when it is deleted, so nobody need lock it for reading.
+//! A directory appears and vanishes by rename, flushed and complete. Whoever opened its files may go
+//! on reading when it is deleted, so nobody need lock it for reading.
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::key::TemplateKey;
 use crate::background;
 use crate::packed;
 
-/// All templates together, in bytes on disk: some thirty of the default shape.
-const TEMPLATES_BYTES_MAX: u64 = 4 << 30;
+pub(super) const PARTIAL: &str = "partial";
+pub(super) const DELETED: &str = "deleted";
+pub(super) const LOCKS: &str = "locks";
 
-/// A template that was not used for this long is deleted.
-const UNUSED_MAX: Duration = Duration::from_hours(30 * 24);
-
-const PARTIAL: &str = "partial";
-const LOCKS: &str = "locks";
+/// A lock's file that was just opened may be deleted before it is locked; nobody has such bad luck
+/// this often.
+const LOCK_ATTEMPTS_MAX: u32 = 16;
 
 /// The directory of all templates.
 #[derive(Debug, Clone)]
 pub(crate) struct TemplateStore {
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 /// The files of one template, open.
@@ -48,18 +49,11 @@ pub(crate) struct PartialTemplate {
     pub(crate) files: Template,
 }
 
-/// The right to make one template; ends with the process at the latest.
+/// The right to make or delete one template; ends with the process at the latest.
 #[derive(Debug)]
 pub(crate) struct MakerLock {
+    path: PathBuf,
     _file: File,
-}
-
-/// Whether the right to make a template is free.
-#[derive(Debug)]
-pub(crate) enum MakerLockState {
-    Ours(MakerLock),
-    /// Another process has it: [`wait_for`] it.
-    Taken(File),
 }
 
 impl TemplateStore {
@@ -91,25 +85,33 @@ impl TemplateStore {
         }
     }
 
-    /// Asks for the right to make `key`.
-    pub(crate) fn lock(&self, key: &TemplateKey) -> io::Result<MakerLockState> {
-        let file = self.lock_file(&key.to_string())?;
-        match file.try_lock() {
-            Ok(()) => Ok(MakerLockState::Ours(MakerLock { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(MakerLockState::Taken(file)),
+    /// The right to make `key`, or nothing while someone else has it.
+    pub(crate) fn try_lock(&self, key: &TemplateKey) -> io::Result<Option<MakerLock>> {
+        self.lock_with(key, |file| match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(error),
-        }
+        })
     }
 
-    /// Begins to make `key`. What a dead maker left of it is deleted.
+    /// Waits for the right to make `key`. Blocks the thread.
+    pub(crate) fn lock(&self, key: &TemplateKey) -> io::Result<MakerLock> {
+        let lock = self.lock_with(key, |file| file.lock().map(|()| true))?;
+        Ok(lock.expect("whoever waits for a lock gets it"))
+    }
+
+    /// Begins to make `key` of the environment with this digest. What a dead maker left of it is
+    /// deleted.
     pub(crate) fn begin(
         &self,
         key: &TemplateKey,
+        environment: &str,
         _lock: &MakerLock,
     ) -> io::Result<PartialTemplate> {
         let directory = self.root.join(PARTIAL).join(key.to_string());
         remove_if_there(&directory)?;
         fs_err::create_dir_all(&directory)?;
+        fs_err::write(directory.join("environment"), environment)?;
         let create = |name: &str| {
             let path = directory.join(name);
             let file =
@@ -131,61 +133,53 @@ impl TemplateStore {
         fs_err::rename(&partial.files.directory, self.directory(key))
     }
 
-    /// Deletes a template that turned out to be of no use.
+    /// Deletes a template.
     pub(crate) fn remove(&self, key: &TemplateKey, _lock: &MakerLock) -> io::Result<()> {
-        remove_if_there(&self.directory(key))
+        let (directory, parent) = (self.directory(key), self.root.join(DELETED));
+        if !directory.exists() {
+            return Ok(());
+        }
+        let aside = parent.join(key.to_string());
+        remove_if_there(&aside)?;
+        fs_err::create_dir_all(parent)?;
+        // Out of sight first: a VM that is restored at this moment writes into the directory.
+        fs_err::rename(directory, &aside)?;
+        remove_if_there(&aside)
     }
 
-    /// Deletes what dead makers left, what was not used for long, and what was used least recently
-    /// beyond the space for templates.
-    pub(crate) fn prune(&self) -> io::Result<()> {
-        for name in directory_names(&self.root.join(PARTIAL))? {
-            let lock = self.lock_file(&name)?;
-            if lock.try_lock().is_ok() {
-                remove_if_there(&self.root.join(PARTIAL).join(&name))?;
-            }
-        }
-        let mut templates = Vec::new();
-        for name in directory_names(&self.root)? {
-            if name == PARTIAL || name == LOCKS {
-                continue;
-            }
-            let directory = self.root.join(&name);
-            // Another process may delete it at this moment.
-            if let Ok((used_at, bytes)) = usage(&directory) {
-                templates.push((used_at, bytes, directory));
-            }
-        }
-        templates.sort_by_key(|(used_at, ..)| std::cmp::Reverse(*used_at));
-        let mut kept_bytes = 0;
-        for (used_at, bytes, directory) in templates {
-            kept_bytes += bytes;
-            let is_old = used_at.elapsed().is_ok_and(|unused| unused > UNUSED_MAX);
-            if is_old || kept_bytes > TEMPLATES_BYTES_MAX {
-                remove_if_there(&directory)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn directory(&self, key: &TemplateKey) -> PathBuf {
+    pub(super) fn directory(&self, key: &TemplateKey) -> PathBuf {
         self.root.join(key.to_string())
     }
 
-    fn lock_file(&self, name: &str) -> io::Result<File> {
+    /// Locks with `lock`, which says whether it could.
+    fn lock_with(
+        &self,
+        key: &TemplateKey,
+        lock: impl Fn(&File) -> io::Result<bool>,
+    ) -> io::Result<Option<MakerLock>> {
         let directory = self.root.join(LOCKS);
         fs_err::create_dir_all(&directory)?;
-        let path = directory.join(format!("{name}.lock"));
-        let file =
-            fs_err::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-        Ok(file.into_file())
+        let path = directory.join(format!("{key}.lock"));
+        for _ in 0..LOCK_ATTEMPTS_MAX {
+            let mut options = fs_err::OpenOptions::new();
+            let file = options.write(true).create(true).truncate(false).open(&path)?.into_file();
+            if !lock(&file)? {
+                return Ok(None);
+            }
+            // The lock on a file that was deleted in between protects nothing.
+            if is_at(&file, &path)? {
+                return Ok(Some(MakerLock { path, _file: file }));
+            }
+        }
+        Err(io::Error::other(format!("`{}` vanishes again and again", path.display())))
     }
 }
 
-/// Waits until nobody makes the template any more. Blocks the thread.
-pub(crate) fn wait_for(taken: File) -> io::Result<MakerLock> {
-    taken.lock()?;
-    Ok(MakerLock { _file: taken })
+impl MakerLock {
+    /// Deletes the lock's file, for a template that is gone. Whoever waits for it makes a new one.
+    pub(super) fn delete(self) -> io::Result<()> {
+        fs_err::remove_file(&self.path)
+    }
 }
 
 impl PartialTemplate {
@@ -216,54 +210,45 @@ impl Drop for PartialTemplate {
     }
 }
 
-fn remove_if_there(directory: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(directory: &Path) -> io::Result<()> {
     match fs_err::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-fn directory_names(directory: &Path) -> io::Result<Vec<String>> {
-    match fs_err::read_dir(directory) {
-        Ok(entries) => {
-            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let opened = file.metadata()?;
+    match fs_err::metadata(path) {
+        Ok(present) => Ok((present.dev(), present.ino()) == (opened.dev(), opened.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-fn usage(directory: &Path) -> io::Result<(SystemTime, u64)> {
-    let used_at = fs_err::metadata(directory.join("state"))?.modified()?;
-    let mut bytes = 0;
-    for name in ["memory", "scratch", "state"] {
-        bytes += fs_err::metadata(directory.join(name))?.len();
-    }
-    Ok((used_at, bytes))
-}
-
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
+pub(super) mod tests {
+    use std::io::{Read, Write};
+    use std::time::Duration;
 
     use super::*;
 
-    fn store() -> (tempfile::TempDir, TemplateStore) {
+    /// The digest of the environment of which [`make`] makes templates.
+    pub(in super::super) const ENVIRONMENT: &str = "an environment";
+
+    pub(in super::super) fn store() -> (tempfile::TempDir, TemplateStore) {
         let directory = tempfile::tempdir().unwrap();
         let store = TemplateStore::at(&directory.path().join("templates"));
         (directory, store)
     }
 
-    fn lock(store: &TemplateStore, key: &TemplateKey) -> MakerLock {
-        match store.lock(key).unwrap() {
-            MakerLockState::Ours(lock) => lock,
-            MakerLockState::Taken(_) => panic!("nobody else is here"),
-        }
+    pub(in super::super) fn lock(store: &TemplateStore, key: &TemplateKey) -> MakerLock {
+        store.try_lock(key).unwrap().expect("nobody else is here")
     }
 
-    fn make(store: &TemplateStore, key: &TemplateKey) {
+    pub(in super::super) fn make(store: &TemplateStore, key: &TemplateKey) {
         let lock = lock(store, key);
-        let partial = store.begin(key, &lock).unwrap();
+        let partial = store.begin(key, ENVIRONMENT, &lock).unwrap();
         (&partial.files.memory).write_all(b"memory").unwrap();
         store.publish(key, &partial, &lock).unwrap();
     }
@@ -273,7 +258,7 @@ mod tests {
         let (_directory, store) = store();
         let key = TemplateKey::for_test('a');
         let lock = lock(&store, &key);
-        let partial = store.begin(&key, &lock).unwrap();
+        let partial = store.begin(&key, ENVIRONMENT, &lock).unwrap();
         assert!(store.open(&key).unwrap().is_none());
         store.publish(&key, &partial, &lock).unwrap();
         drop(partial);
@@ -285,11 +270,21 @@ mod tests {
         let (_directory, store) = store();
         let key = TemplateKey::for_test('a');
         let _lock = lock(&store, &key);
-        assert!(matches!(store.lock(&key).unwrap(), MakerLockState::Taken(_)));
-        assert!(matches!(
-            store.lock(&TemplateKey::for_test('b')).unwrap(),
-            MakerLockState::Ours(_)
-        ));
+        assert!(store.try_lock(&key).unwrap().is_none());
+        assert!(store.try_lock(&TemplateKey::for_test('b')).unwrap().is_some());
+    }
+
+    #[test]
+    fn whoever_waits_for_a_lock_that_is_deleted_gets_the_one_that_counts() {
+        let (_directory, store) = store();
+        let key = TemplateKey::for_test('a');
+        let first = lock(&store, &key);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| store.lock(&key).unwrap());
+            first.delete().unwrap();
+            let _second = waiting.join().unwrap();
+            assert!(store.try_lock(&key).unwrap().is_none());
+        });
     }
 
     #[tokio::test]
@@ -297,7 +292,7 @@ mod tests {
         let (_directory, store) = store();
         let key = TemplateKey::for_test('a');
         let lock = lock(&store, &key);
-        let partial = store.begin(&key, &lock).unwrap();
+        let partial = store.begin(&key, ENVIRONMENT, &lock).unwrap();
         let parts = [(); 3].map(|()| tempfile::tempfile().unwrap());
         parts[0].set_len(1 << 20).unwrap();
         let [memory, scratch, state] = parts;
@@ -310,36 +305,15 @@ mod tests {
     }
 
     #[test]
-    fn pruning_deletes_what_a_dead_maker_left_and_leaves_a_live_one_alone() {
+    fn a_template_that_is_deleted_can_be_read_to_its_end() {
         let (_directory, store) = store();
-        let [live, dead] = ['a', 'b'].map(TemplateKey::for_test);
-        let live_lock = lock(&store, &live);
-        let live_partial = store.begin(&live, &live_lock).unwrap();
-        let dead_lock = lock(&store, &dead);
-        let dead_partial = store.begin(&dead, &dead_lock).unwrap();
-        let dead_directory = dead_partial.files.directory.clone();
-        // As a killed process would: the directory stays, the lock goes.
-        std::mem::forget(dead_partial);
-        drop(dead_lock);
-
-        store.prune().unwrap();
-
-        assert!(live_partial.files.directory.exists());
-        assert!(!dead_directory.exists());
-    }
-
-    #[test]
-    fn pruning_deletes_what_was_not_used_for_long() {
-        let (_directory, store) = store();
-        let [old, new] = ['a', 'b'].map(TemplateKey::for_test);
-        make(&store, &old);
-        make(&store, &new);
-        let state = fs_err::File::open(store.directory(&old).join("state")).unwrap();
-        state.file().set_modified(SystemTime::now() - 2 * UNUSED_MAX).unwrap();
-
-        store.prune().unwrap();
-
-        assert!(store.open(&old).unwrap().is_none());
-        assert!(store.open(&new).unwrap().is_some());
+        let key = TemplateKey::for_test('a');
+        make(&store, &key);
+        let mut template = store.open(&key).unwrap().unwrap();
+        store.remove(&key, &lock(&store, &key)).unwrap();
+        assert!(store.open(&key).unwrap().is_none());
+        let mut content = String::new();
+        template.memory.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "memory");
     }
 }

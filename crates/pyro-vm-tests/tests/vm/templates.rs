@@ -48,6 +48,15 @@ impl Cache {
         pyro.variable("PYRO_ENVIRONMENT_CACHE_DIR", self.0.path().to_str().unwrap())
     }
 
+    /// Prunes the cache; returns the directories of templates that are gone.
+    fn prune(&self, host: &Host, options: &[&str]) -> Vec<PathBuf> {
+        let pyro = host.pyro(&[&["env", "prune", "--json"], options].concat());
+        let pyro = pyro.variable("PYRO_ENVIRONMENT_CACHE_DIR", self.0.path().to_str().unwrap());
+        let report = pyro.outcome().json();
+        let directories = report["deleted_template_dirs"].as_array().unwrap();
+        directories.iter().map(|path| path.as_str().unwrap().into()).collect()
+    }
+
     /// Runs a command in a VM that must be restored; returns what was said on the way.
     fn restored(&self, host: &Host, options: &[&str]) -> String {
         let outcome = self.run(host, options, &["echo", "hi"]).outcome();
@@ -195,4 +204,26 @@ fn a_vm_that_is_to_be_booted_is_no_failure() {
         (&document["vm_start"], &document["restore_failure"]),
         (&json!("booted"), &Value::Null)
     );
+}
+
+#[test]
+fn pruning_takes_templates_and_leaves_vms_and_makers_alone() {
+    let (host, cache) = (Host::for_vms(2), Cache::new());
+    let script = ["sh", "-c", "echo ready; read go; head -c 100000 /bin/bash | wc -c"];
+    let mut vm = cache.run(&host, &[], &script).start();
+    vm.wait_for_stdout("ready\n");
+    let used = cache.complete();
+    let maker = cache.run(&host, &["--mem-mib", "512"], &["true"]).start();
+    maker.wait_for_stderr(MAKING[0]);
+
+    // The environment of a running VM stays, so its templates do, until everything is to go.
+    assert_eq!(cache.prune(&host, &[]), Vec::<PathBuf>::new());
+    assert_eq!(cache.prune(&host, &["--all"]), used);
+
+    vm.send("go\n");
+    assert_eq!(vm.outcome().success(), "ready\n100000\n");
+    let outcome = maker.outcome();
+    outcome.success();
+    assert!(outcome.stderr.contains(RESTORED), "{}", outcome.stderr);
+    assert_eq!(cache.complete().len(), 1);
 }
