@@ -1,8 +1,8 @@
 //! The agent at work: one thread, one loop, nothing that blocks.
 //!
 //! Every turn waits for the descriptors that matter in the present state, moves a bounded amount
-//! of bytes for each that is ready, and then settles: reports runs that are over, forgets
-//! leftovers that are gone, sends.
+//! of bytes for each that is ready, reports runs that are over, sends, and last does what nobody
+//! waits for.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -138,8 +138,9 @@ impl Agent {
                 Source::Port => next = self.listen()?,
             }
         }
-        self.settle()?;
+        self.report()?;
         self.port.flush().map_err(|source| ServeError::Port { source })?;
+        self.tidy_up();
         Ok(next)
     }
 
@@ -157,8 +158,8 @@ impl Agent {
         interests
     }
 
-    /// Reports the runs that are over, and forgets the leftovers that are gone.
-    fn settle(&mut self) -> Result<(), ServeError> {
+    /// Reports the runs that are over.
+    fn report(&mut self) -> Result<(), ServeError> {
         let mut index = 0;
         while let Some(run) = self.runs.get_mut(index) {
             let Some(status) = run.end() else {
@@ -173,12 +174,19 @@ impl Agent {
             })?;
             self.leftovers.push(run.into_leftover());
         }
-        self.leftovers.retain(|leftover| !leftover.is_gone());
         // So that everyone is the first to use the port's room in turn.
         if self.runs.len() > 1 {
             self.runs.rotate_left(1);
         }
         Ok(())
+    }
+
+    /// Does what nobody waits for: forgets the leftovers that are gone, and prepares for the next run.
+    fn tidy_up(&mut self) {
+        self.leftovers.retain(|leftover| !leftover.is_gone());
+        if let Some(cgroups) = self.cgroups.as_mut().filter(|_| self.runs.is_empty()) {
+            cgroups.prepare();
+        }
     }
 
     /// Collects the children that have ended: commands, and every orphan of the guest.
@@ -318,7 +326,7 @@ impl Agent {
         let cgroup = match &mut self.cgroups {
             None => None,
             Some(cgroups) => Some(
-                cgroups.create_run().map_err(|error| format!("cannot make a cgroup: {error}"))?,
+                cgroups.take_run().map_err(|error| format!("cannot make a cgroup: {error}"))?,
             ),
         };
         let started =

@@ -63,6 +63,9 @@ pub(crate) struct RunsCgroup {
     directory: Rc<OwnedFd>,
     pids_max_per_run: u64,
     next: u64,
+    /// Made ahead, because it takes the kernel long: for the run that comes next, which in a VM that
+    /// was restored from a template is the first.
+    prepared: Option<RunCgroup>,
 }
 
 /// The cgroup of one run.
@@ -92,10 +95,24 @@ impl RunsCgroup {
             // A fork bomb leaves the other runs as much as it takes.
             pids_max_per_run: pids_max / 2,
             next: 1,
+            prepared: None,
         })
     }
 
-    pub(crate) fn create_run(&mut self) -> io::Result<RunCgroup> {
+    /// Makes the next run's cgroup ahead.
+    pub(crate) fn prepare(&mut self) {
+        if self.prepared.is_none() {
+            // Whoever needs it tries again, and tells why it cannot be had.
+            self.prepared = self.create_run().ok();
+        }
+    }
+
+    /// A cgroup for one run.
+    pub(crate) fn take_run(&mut self) -> io::Result<RunCgroup> {
+        self.prepared.take().map_or_else(|| self.create_run(), Ok)
+    }
+
+    fn create_run(&mut self) -> io::Result<RunCgroup> {
         let name = format!("run-{}", self.next);
         self.next += 1;
         mkdirat(&self.directory, &name, Mode::from_raw_mode(0o755))?;

@@ -1,6 +1,7 @@
 //! Takes over what makes this VM different from every other one made from the same template.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use pyro_protocol::guest::{ENTROPY_BYTES, Identity};
 use rustix::io::Errno;
@@ -43,9 +44,20 @@ pub(crate) fn take(identity: Identity) -> Result<(), IdentityError> {
         .map_err(|source| IdentityError::Entropy { source })?;
 
     sethostname(hostname.as_bytes()).map_err(|source| IdentityError::Hostname { source })?;
-    fs_err::write("/etc/machine-id", format!("{machine_id}\n")).map_err(file)?;
-    fs_err::write("/etc/hostname", format!("{hostname}\n")).map_err(file)?;
-    fs_err::write("/etc/hosts", hosts_file(&hostname)).map_err(file)
+    replace("/etc/machine-id", &format!("{machine_id}\n")).map_err(file)?;
+    replace("/etc/hostname", &format!("{hostname}\n")).map_err(file)?;
+    replace("/etc/hosts", &hosts_file(&hostname)).map_err(file)
+}
+
+/// Writes a file. One of the same length, as a VM finds that was restored from a template, is written
+/// over in place: to truncate it first would have the file system free its blocks, allocate new ones
+/// and write them to the disk, an emulated quarter of all that happens before the first command.
+fn replace(path: &str, text: &str) -> io::Result<()> {
+    let length = u64::try_from(text.len()).map_err(io::Error::other)?;
+    match fs_err::OpenOptions::new().write(true).open(path) {
+        Ok(file) if file.metadata()?.len() == length => file.file().write_all_at(text.as_bytes(), 0),
+        _ => fs_err::write(path, text),
+    }
 }
 
 fn file(source: io::Error) -> IdentityError {
@@ -61,4 +73,20 @@ fn hosts_file(hostname: &str) -> String {
          ff02::1\tip6-allnodes\n\
          ff02::2\tip6-allrouters\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whatever_its_length() {
+        let path = std::env::temp_dir().join(format!("pyro-identity-{}", std::process::id()));
+        let path = path.to_str().unwrap();
+        for text in ["one", "two", "longer", "a", ""] {
+            replace(path, text).unwrap();
+            assert_eq!(fs_err::read_to_string(path).unwrap(), text);
+        }
+        fs_err::remove_file(path).unwrap();
+    }
 }

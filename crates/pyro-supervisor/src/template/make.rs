@@ -24,6 +24,16 @@ const WARM_UP_DEADLINE: Duration = Duration::from_mins(1);
 /// For QEMU to write some hundred kilobytes.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(30);
 
+/// As long as the number of a VM, so that the files that hold it are the same size.
+const TEMPLATE_ID: &str = "000000000000";
+
+/// Has what was written put on the disk, so that no VM begins with doing it.
+const SYNC: &str = "sync";
+
+/// For the guest's kernel to free in the background what ended commands have left. Otherwise every VM
+/// would do it, and translate the code for it, beside its first command.
+const CALM: Duration = Duration::from_secs(1);
+
 /// Why a template was not made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MakeError {
@@ -58,13 +68,15 @@ pub(crate) async fn make(
     let mut booted = launch::boot_with_retry(spec)
         .await
         .map_err(|source| MakeError::Boot { source: Box::new(source) })?;
-    boot::configure(&mut booted.vm, "template")
+    boot::configure(&mut booted.vm, TEMPLATE_ID)
         .await
         .map_err(|source| MakeError::Configure { source })?;
     progress(LaunchPhase::WarmingTemplate);
     for (index, command) in (1..).zip(warm_up) {
         run_to_end(&mut booted.vm, RunId(index), command).await?;
     }
+    run_to_end(&mut booted.vm, RunId(0), SYNC).await?;
+    rest(&mut booted.vm).await;
     progress(LaunchPhase::FreezingTemplate);
     let state = super::state_file().map_err(write)?;
     freeze(&mut booted.vm, &state).await?;
@@ -113,6 +125,14 @@ async fn run_to_end(vm: &mut Vm, run: RunId, shell: &str) -> Result<(), MakeErro
         ended = tokio::time::timeout(WARM_UP_DEADLINE, ended) => {
             ended.unwrap_or(Err(warm_up(LinkError::TooLate { deadline: WARM_UP_DEADLINE })))
         }
+        never = vm.console.pump() => match never {},
+    }
+}
+
+/// Leaves the guest alone for a while.
+async fn rest(vm: &mut Vm) {
+    tokio::select! {
+        () = tokio::time::sleep(CALM) => {}
         never = vm.console.pump() => match never {},
     }
 }
