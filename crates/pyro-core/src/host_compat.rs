@@ -7,11 +7,12 @@ use std::ops::Range;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use pyro_environments::EnvironmentName;
 use pyro_protocol::run::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
-use crate::run::{Ending, ExecutionMode, RunOutcome, RunRequest};
+use crate::exec::{Ending, ExecOutcome, ExecRequest, ExecutionMode, Place};
 use crate::streams::{Outputs, Streams};
 use crate::{ErrorKind, PyroError};
 
@@ -23,9 +24,10 @@ const KILLED_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Runs the command as this user, in this directory, in a process group of its own.
 pub(crate) async fn run(
-    request: RunRequest,
+    environment: EnvironmentName,
+    request: ExecRequest,
     streams: Streams<'_>,
-) -> Result<RunOutcome, PyroError> {
+) -> Result<ExecOutcome, PyroError> {
     let text = request.command.clone().into_string();
     let started = Instant::now();
     let child = Command::new("/bin/sh")
@@ -58,9 +60,13 @@ pub(crate) async fn run(
     };
     drop(group);
     outputs.flush().await?;
-    let mode = ExecutionMode::HostCompat;
-    let vm_id = crate::vm::new_id()?;
-    Ok(RunOutcome::new(&vm_id, request.environment, text, mode, &ending, outputs))
+    let place = Place {
+        vm_id: &crate::vm::new_id()?,
+        environment,
+        mode: ExecutionMode::HostCompat,
+        accelerator: None,
+    };
+    Ok(ExecOutcome::new(&place, request.command, &ending, outputs))
 }
 
 /// A child and all it started in its group, killed when this is dropped.

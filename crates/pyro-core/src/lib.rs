@@ -20,6 +20,8 @@ mod probe;
 
 mod run;
 
+mod exec;
+
 mod vm;
 
 mod streams;
@@ -49,8 +51,10 @@ pub use self::doctor::{Capabilities, DoctorReport, NetworkingReport, RuntimeRepo
 pub use self::environments::{
     EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,
 };
+pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
 pub use self::limits::{CommandText, MemoryMib, TimeToLive, Timeout, VcpuCount};
 pub use self::pyro::{Progress, Pyro};
-pub use self::run::{Cleanup, ExecutionMode, HostCompat, Network, RunOutcome, RunRequest, VmStart};
+pub use self::run::{Cleanup, HostCompat, RunOutcome, RunRequest};
 pub use self::streams::Streams;
+pub use self::vm::{Network, Vm, VmRequest, VmStart};
 pub use pyro_supervisor::server::serve_inherited_socket;

@@ -10,7 +10,7 @@ use crate::environments::{
 };
 use crate::run::{self, RunOutcome, RunRequest};
 use crate::streams::Streams;
-use crate::vm::{self, Shape, Vm};
+use crate::vm::{self, Vm, VmRequest};
 use crate::{
     Accelerator, LaunchPhase, LaunchReport, PruneScope, PullMode, PullProgress, PyroError,
 };
@@ -80,6 +80,23 @@ impl Pyro {
         environments::prune(&self.config, &self.store, scope)
     }
 
+    /// Starts a VM, and pulls its environment first if it is not there.
+    ///
+    /// Fails with `not_available` where the request asks for a network, with
+    /// `environment_unavailable`, `no_space`, `host_unsupported` or `vm_start_failed` where no VM can be
+    /// had, and with `vm_lost` where its supervisor is killed. Nothing is left of a VM whose start
+    /// failed.
+    pub async fn start_vm(
+        &self,
+        request: &VmRequest,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Vm, PyroError> {
+        vm::check(request)?;
+        let environment = self.ready_environment(request.environment, progress).await?;
+        vm::launch(&self.config, &self.store, &environment, request, progress, &self.departures)
+            .await
+    }
+
     /// Runs a command in a VM of its own, which is gone when this returns. When the future is dropped
     /// it goes as well, a few milliseconds later: see [`settle`](Self::settle).
     pub async fn run_in_vm(
@@ -103,7 +120,7 @@ impl Pyro {
     }
 
     /// The environment, pulled if it is not there.
-    pub(crate) async fn ready_environment(
+    async fn ready_environment(
         &self,
         name: EnvironmentName,
         progress: &(dyn Fn(Progress) + Send + Sync),
@@ -114,15 +131,6 @@ impl Pyro {
             Some(environment) => Ok(environment),
             None => self.pull(name, PullMode::IfMissing, progress).await,
         }
-    }
-
-    pub(crate) async fn launch(
-        &self,
-        environment: &InstalledEnvironment,
-        shape: Shape,
-        progress: &(dyn Fn(Progress) + Send + Sync),
-    ) -> Result<Vm, PyroError> {
-        vm::launch(&self.config, &self.store, environment, shape, progress, &self.departures).await
     }
 
     async fn pull(

@@ -1,29 +1,149 @@
-//! A VM from the client's side: which files and numbers its supervisor gets.
+//! A VM from the client's side: what is asked for, which files and numbers its supervisor gets, and
+//! the commands it takes.
 
 use pyro_environments::{EnvironmentName, InstalledEnvironment, LeaseError, Store};
 use pyro_protocol::client::{Accelerator, LaunchSpec, StartKind};
+use pyro_protocol::run::{Command, Stdin};
 use pyro_supervisor::client::{ClientError, Departures, Supervisor};
+use serde::Serialize;
 
 use crate::config::{Config, INTERNAL_SUPERVISE};
+use crate::exec::{Ending, ExecOutcome, ExecRequest, ExecutionMode, Place};
 use crate::limits::{MemoryMib, TimeToLive, VcpuCount};
 use crate::pyro::Progress;
+use crate::streams::{self, Outputs, Streams};
 use crate::{ErrorKind, PyroError, accelerator, confinement, environments};
 
-/// What kind of VM is asked for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
-    pub(crate) vcpu_count: VcpuCount,
-    pub(crate) memory: MemoryMib,
-    pub(crate) time_to_live: TimeToLive,
+/// A VM to be started.
+#[derive(Debug, Clone)]
+pub struct VmRequest {
+    pub environment: EnvironmentName,
+    pub vcpu_count: VcpuCount,
+    pub memory: MemoryMib,
+    pub time_to_live: TimeToLive,
+    pub network: Network,
 }
 
-/// A VM that takes commands, for as long as this value lives.
+/// Whether the guest may reach anything outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    Off,
+    On,
+}
+
+/// A VM that takes commands, one after the other, for as long as this value and its time to live
+/// last. When it is dropped the VM goes as well, a few milliseconds later: see
+/// [`Pyro::settle`](crate::Pyro::settle).
 #[derive(Debug)]
-pub(crate) struct Vm {
-    pub(crate) id: String,
-    pub(crate) accelerator: Accelerator,
-    pub(crate) start: StartKind,
-    pub(crate) supervisor: Supervisor,
+pub struct Vm {
+    id: String,
+    environment: EnvironmentName,
+    accelerator: Accelerator,
+    start: StartKind,
+    supervisor: Supervisor,
+    line: Line,
+}
+
+/// How a VM came to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmStart {
+    /// From its template.
+    Restored,
+    Booted,
+}
+
+/// Whose messages come from the supervisor next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Free,
+    /// Those of a command that runs, or that was given up before its end.
+    Taken,
+}
+
+impl Vm {
+    /// 12 lower-case hex digits.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn accelerator(&self) -> Accelerator {
+        self.accelerator
+    }
+
+    pub fn start(&self) -> VmStart {
+        match self.start {
+            StartKind::Restored => VmStart::Restored,
+            StartKind::ColdBoot | StartKind::ColdBootInstead { .. } => VmStart::Booted,
+        }
+    }
+
+    /// Why it was booted, where it was to be restored.
+    pub fn restore_failure(&self) -> Option<&PyroError> {
+        match &self.start {
+            StartKind::ColdBootInstead { reason } => Some(reason),
+            StartKind::Restored | StartKind::ColdBoot => None,
+        }
+    }
+
+    /// Executes a command and waits for its end. What earlier commands wrote is still there, and what
+    /// they left in the background still runs.
+    ///
+    /// A command that fails or runs out of time is an outcome. Fails with `vm_lost` or `vm_expired`
+    /// where the VM is gone, and with what kept `streams` from taking the output. After a failure, and
+    /// after a call whose future was dropped, the VM takes no further command and fails with
+    /// `vm_lost`: what is left of the old command would be taken for the next one's.
+    pub async fn exec(
+        &mut self,
+        request: ExecRequest,
+        streams: Streams<'_>,
+    ) -> Result<ExecOutcome, PyroError> {
+        if self.line == Line::Taken {
+            return Err(PyroError::new(
+                ErrorKind::VmLost,
+                "this VM takes no command any more, because an earlier one was given up",
+            ));
+        }
+        self.line = Line::Taken;
+        let command = Command {
+            shell: request.command.clone().into_string(),
+            environment: Vec::new(),
+            working_directory: None,
+            stdin: if streams.stdin.is_some() { Stdin::Piped } else { Stdin::Empty },
+        };
+        let mut outputs = Outputs::new(streams.stdout, streams.stderr, request.capture);
+        let mut run =
+            self.supervisor.run(command, request.timeout.get()).map_err(client_failure)?;
+        let end = streams::pump(&mut run, streams.stdin, &mut outputs).await?;
+        self.line = Line::Free;
+        let place = Place {
+            vm_id: &self.id,
+            environment: self.environment,
+            mode: ExecutionMode::Guest,
+            accelerator: Some(self.accelerator),
+        };
+        Ok(ExecOutcome::new(&place, request.command, &Ending::of(&end), outputs))
+    }
+
+    /// Ends the VM and waits until nothing of it is left. Fails with `internal` where the host does not
+    /// let it be waited for.
+    pub async fn end(self) -> Result<(), PyroError> {
+        self.supervisor.end().await.map_err(|error| {
+            PyroError::from_error(ErrorKind::Internal, &error).context("cannot end the VM")
+        })
+    }
+}
+
+/// Refuses what no VM can have.
+pub(crate) fn check(request: &VmRequest) -> Result<(), PyroError> {
+    match request.network {
+        Network::Off => Ok(()),
+        Network::On => Err(PyroError::new(
+            ErrorKind::NotAvailable,
+            "network access from a VM is not available yet",
+        )
+        .hint("run without `--network`: the command then has no network at all")),
+    }
 }
 
 /// Starts a VM from an installed environment.
@@ -31,7 +151,7 @@ pub(crate) async fn launch(
     config: &Config,
     store: &Store,
     environment: &InstalledEnvironment,
-    shape: Shape,
+    request: &VmRequest,
     progress: &(dyn Fn(Progress) + Send + Sync),
     departures: &Departures,
 ) -> Result<Vm, PyroError> {
@@ -47,9 +167,9 @@ pub(crate) async fn launch(
     })?;
     let spec = LaunchSpec {
         vm_id: id.clone(),
-        vcpu_count: shape.vcpu_count.get(),
-        memory_mib: shape.memory.get(),
-        time_to_live: shape.time_to_live.get(),
+        vcpu_count: request.vcpu_count.get(),
+        memory_mib: request.memory.get(),
+        time_to_live: request.time_to_live.get(),
         accelerator,
         confinement,
         qemu,
@@ -74,7 +194,7 @@ pub(crate) async fn launch(
     drop(lease);
     let start = report.start.clone();
     progress(Progress::VmReady { vm_id: id.clone(), accelerator, report });
-    Ok(Vm { id, accelerator, start, supervisor })
+    Ok(Vm { id, environment: environment.name, accelerator, start, supervisor, line: Line::Free })
 }
 
 /// The Debian package with the one QEMU program used.

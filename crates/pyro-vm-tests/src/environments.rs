@@ -17,7 +17,7 @@ pub(crate) fn cache_directory() -> PathBuf {
 }
 
 /// The cache directory with `environment` in it.
-pub(crate) fn cache_with(environment: &str) -> PathBuf {
+pub fn cache_with(environment: &str) -> PathBuf {
     static READY: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let cache = cache_directory();
     // A pull that failed fails again, and says why, for every test that needs it.

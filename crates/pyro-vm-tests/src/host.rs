@@ -81,7 +81,8 @@ impl Host {
         assert!(!mounts.contains(path), "{mounts}");
     }
 
-    fn state(&self) -> PathBuf {
+    /// Where `pyro` keeps what belongs to running VMs.
+    pub fn state(&self) -> PathBuf {
         self.directory().join("state")
     }
 }

@@ -19,7 +19,7 @@ mod executable;
 
 mod slots;
 
-pub use self::environments::{BASE, BUILD, DEFAULT, copy_cache};
+pub use self::environments::{BASE, BUILD, DEFAULT, cache_with, copy_cache};
 pub use self::executable::executable;
 pub use self::host::{Host, accelerators};
 pub use self::lifeline::{Process, Role};

@@ -4,9 +4,9 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use pyro_core::{
-    CAPTURE_BYTES_DEFAULT, CaptureLimit, CommandText, ErrorKind, HostCompat, MemoryMib, Network,
-    Progress, PyroError, RunOutcome, RunRequest, Streams, TimeToLive, Timeout, VcpuCount,
-    parse_environment,
+    CAPTURE_BYTES_DEFAULT, CaptureLimit, CommandText, ErrorKind, ExecRequest, HostCompat,
+    MemoryMib, Network, Progress, PyroError, RunOutcome, RunRequest, Streams, TimeToLive, Timeout,
+    VcpuCount, VmRequest, parse_environment,
 };
 use tokio::io::AsyncRead;
 
@@ -21,12 +21,12 @@ pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
     let timeout_seconds = arguments.timeout_seconds;
     match run_until_interrupted(arguments) {
         Ok(Ended::ByItself(Ok(outcome))) => {
-            let code = ExitCode::from(u8::try_from(outcome.exit_code).unwrap_or(u8::MAX));
+            let code = ExitCode::from(u8::try_from(outcome.exec.exit_code).unwrap_or(u8::MAX));
             if json {
                 let printed = terminal::print_json(&outcome);
                 return terminal::exit_code(printed, code, EXIT_CODE_OWN_FAILURE);
             }
-            if outcome.timed_out && !quiet {
+            if outcome.exec.timed_out && !quiet {
                 let limit = format!("{timeout_seconds} seconds (--timeout-seconds)");
                 terminal::say(&format!("pyro: command ended after {limit}\n"));
             }
@@ -72,20 +72,24 @@ fn request(arguments: &RunArguments) -> Result<RunRequest, PyroError> {
             .context("command cannot be quoted for a shell")
     })?;
     Ok(RunRequest {
-        environment: parse_environment(&arguments.environment)?,
-        command: CommandText::new(command)?,
-        vcpu_count: VcpuCount::new(arguments.vcpu_count)?,
-        memory: MemoryMib::new(arguments.mem_mib)?,
-        timeout: Timeout::from_seconds(arguments.timeout_seconds)?,
-        time_to_live: TimeToLive::from_seconds(arguments.ttl_seconds)?,
-        network: if arguments.network { Network::On } else { Network::Off },
+        vm: VmRequest {
+            environment: parse_environment(&arguments.environment)?,
+            vcpu_count: VcpuCount::new(arguments.vcpu_count)?,
+            memory: MemoryMib::new(arguments.mem_mib)?,
+            time_to_live: TimeToLive::from_seconds(arguments.ttl_seconds)?,
+            network: if arguments.network { Network::On } else { Network::Off },
+        },
+        exec: ExecRequest {
+            command: CommandText::new(command)?,
+            timeout: Timeout::from_seconds(arguments.timeout_seconds)?,
+            // What is streamed need not be kept.
+            capture: if arguments.output.json { CAPTURE_BYTES_DEFAULT } else { CaptureLimit(0) },
+        },
         host_compat: if arguments.allow_host_compat {
             HostCompat::Allowed
         } else {
             HostCompat::Forbidden
         },
-        // What is streamed need not be kept.
-        capture: if arguments.output.json { CAPTURE_BYTES_DEFAULT } else { CaptureLimit(0) },
     })
 }
 

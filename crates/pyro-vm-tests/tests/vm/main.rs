@@ -12,6 +12,8 @@ mod streams;
 
 mod outcomes;
 
+mod live;
+
 mod hostile;
 
 mod flood;

@@ -1,0 +1,124 @@
+//! A command and what became of it, wherever it was executed.
+
+use std::time::Duration;
+
+use pyro_environments::EnvironmentName;
+use pyro_protocol::client::{Accelerator, EndReason, RunEnd};
+use serde::Serialize;
+
+use crate::capture::CaptureLimit;
+use crate::limits::{CommandText, Timeout};
+use crate::streams::Outputs;
+
+/// The exit code of a command that was ended by its time-out, as coreutils' `timeout` has it.
+const EXIT_CODE_TIMED_OUT: i32 = 124;
+
+/// A command to be executed.
+#[derive(Debug, Clone)]
+pub struct ExecRequest {
+    pub command: CommandText,
+    pub timeout: Timeout,
+    /// How much of each output stream the outcome keeps.
+    pub capture: CaptureLimit,
+}
+
+/// Where a command was executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutionMode {
+    /// Nothing was executed yet.
+    Pending,
+    Guest,
+    HostCompat,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExecOutcome {
+    pub vm_id: String,
+    pub environment: &'static str,
+    pub environment_version: &'static str,
+    pub command: String,
+    /// Captured text; bytes that are no UTF-8 are replaced.
+    pub stdout: String,
+    pub stderr: String,
+    /// 0 to 255; 124 on time-out, 128 plus the signal for a killed process.
+    pub exit_code: i32,
+    /// From the command's start to its end, without the VM's start.
+    pub duration_ms: u64,
+    pub execution_mode: ExecutionMode,
+    pub timed_out: bool,
+    pub stdout_truncated: bool,
+    pub stderr_truncated: bool,
+    /// All bytes written, kept or not.
+    pub stdout_bytes: u64,
+    pub stderr_bytes: u64,
+    /// `None` where no VM was involved.
+    pub accelerator: Option<Accelerator>,
+    /// The guest's kernel killed a process of this command because memory ran out.
+    pub out_of_memory: bool,
+}
+
+/// How a command ended, wherever it ran.
+pub(crate) struct Ending {
+    pub(crate) exit_code: i32,
+    pub(crate) duration: Duration,
+    pub(crate) timed_out: bool,
+    pub(crate) out_of_memory: bool,
+}
+
+impl Ending {
+    /// For a command that was ended by its time-out.
+    pub(crate) fn timed_out(duration: Duration) -> Self {
+        Self { exit_code: EXIT_CODE_TIMED_OUT, duration, timed_out: true, out_of_memory: false }
+    }
+
+    pub(crate) fn of(end: &RunEnd) -> Self {
+        match end.reason {
+            EndReason::TimedOut => Self::timed_out(end.duration),
+            EndReason::Finished | EndReason::Cancelled => Self {
+                exit_code: end.status.exit_code(),
+                duration: end.duration,
+                timed_out: false,
+                out_of_memory: end.out_of_memory,
+            },
+        }
+    }
+}
+
+/// Where a command was executed, for its outcome.
+pub(crate) struct Place<'a> {
+    pub(crate) vm_id: &'a str,
+    pub(crate) environment: EnvironmentName,
+    pub(crate) mode: ExecutionMode,
+    pub(crate) accelerator: Option<Accelerator>,
+}
+
+impl ExecOutcome {
+    pub(crate) fn new(
+        place: &Place<'_>,
+        command: CommandText,
+        ending: &Ending,
+        outputs: Outputs<'_>,
+    ) -> Self {
+        let (stdout, stderr) = outputs.finish();
+        Self {
+            vm_id: place.vm_id.to_owned(),
+            environment: place.environment.as_str(),
+            environment_version: place.environment.definition().version,
+            command: command.into_string(),
+            stdout: stdout.text,
+            stderr: stderr.text,
+            exit_code: ending.exit_code,
+            duration_ms: u64::try_from(ending.duration.as_millis()).unwrap_or(u64::MAX),
+            execution_mode: place.mode,
+            timed_out: ending.timed_out,
+            stdout_truncated: stdout.truncated,
+            stderr_truncated: stderr.truncated,
+            stdout_bytes: stdout.total_bytes,
+            stderr_bytes: stderr.total_bytes,
+            accelerator: place.accelerator,
+            out_of_memory: ending.out_of_memory,
+        }
+    }
+}
