@@ -40,7 +40,6 @@ enum Task {
     /// Check the rules that no compiler checks: directions, file sizes, links
     Tidy,
     /// Measure what docs/SPECIFICATION.md promises
-    #[command(subcommand)]
     Bench(bench::Bench),
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::steps::run;
-use crate::workspace::variable;
+use crate::workspace::search_path;
 
 /// What is needed, and the Debian package that has it.
 struct Need {
@@ -48,8 +48,16 @@ const TESTS: [Need; 4] = [
     program("ps", "procps"),
 ];
 
-/// Debian leaves these out of an ordinary user's `PATH`, but they can be called there.
-const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/sbin"];
+/// What the benchmark measures beside pyro. Which of the two container runtimes works depends on the
+/// host's cgroups.
+const BENCHMARK: [Need; 6] = [
+    program("podman", "podman"),
+    program("crun", "crun"),
+    program("runc", "runc"),
+    program("bwrap", "bubblewrap"),
+    program("busybox", "busybox-static"),
+    program("sqfs2tar", "squashfs-tools-ng"),
+];
 
 const fn program(name: &'static str, package: &'static str) -> Need {
     Need { what: What::Program(name), package }
@@ -68,7 +76,14 @@ pub(crate) fn for_running() -> Result<(), String> {
 /// Makes sure that every test can run.
 pub(crate) fn for_tests() -> Result<(), String> {
     require(&RUNTIME)?;
-    require(&TESTS)
+    require(&TESTS)?;
+    require(&BENCHMARK)
+}
+
+/// Makes sure that what users would take instead of pyro can be measured too.
+pub(crate) fn for_benchmark() -> Result<(), String> {
+    for_running()?;
+    require(&BENCHMARK)
 }
 
 fn require(needs: &[Need]) -> Result<(), String> {
@@ -114,11 +129,6 @@ impl Need {
             What::File(path) => Path::new(path).exists(),
         }
     }
-}
-
-fn search_path() -> Vec<PathBuf> {
-    let path = variable("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from)).collect()
 }
 
 fn advice(needs: &[Need]) -> String {

@@ -65,10 +65,8 @@ impl Steps {
 
 /// Runs `command` with this process's standard streams.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
-    let name = workspace::name(command);
-    println!("    {}", name.trim_matches('`'));
-    let status = command.status().map_err(|error| format!("cannot start {name}: {error}"))?;
-    if status.success() { Ok(()) } else { Err(format!("{name} failed ({status})")) }
+    println!("    {}", workspace::name(command).trim_matches('`'));
+    workspace::status(command)
 }
 
 #[cfg(test)]

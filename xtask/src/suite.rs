@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::steps::Steps;
-use crate::{prerequisites, tidy, workspace};
+use crate::{bench, prerequisites, tidy, workspace};
 
 pub(crate) fn test() -> Result<(), String> {
     let mut steps = Steps::default();
@@ -43,6 +43,7 @@ fn run_tests(steps: &mut Steps) {
     command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
     let outcome = test_directories(&mut command);
     steps.run("tests", || outcome.and_then(|()| crate::steps::run(&mut command))).ok();
+    steps.run("benchmark, quick", bench::smoke).ok();
 }
 
 /// Keeps the environments and VMs of the tests away from those of the user. They stay from run to

@@ -47,6 +47,26 @@ pub(crate) fn output(command: &mut Command) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|_| format!("{} prints no text", name(command)))
 }
 
+/// Runs `command` to its end; whatever it prints goes where its streams go.
+pub(crate) fn status(command: &mut Command) -> Result<(), String> {
+    let status =
+        command.status().map_err(|error| format!("cannot start {}: {error}", name(command)))?;
+    if status.success() { Ok(()) } else { Err(format!("{} failed ({status})", name(command))) }
+}
+
+/// The path of a program, looked for where a shell looks, and where Debian keeps those of the system.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    search_path().into_iter().map(|directory| directory.join(program)).find(|path| path.is_file())
+}
+
+pub(crate) fn search_path() -> Vec<PathBuf> {
+    let path = variable("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from)).collect()
+}
+
+/// Debian leaves these out of an ordinary user's `PATH`, but they can be called there.
+const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/sbin"];
+
 /// The program and its arguments, as one would type them.
 pub(crate) fn name(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default();

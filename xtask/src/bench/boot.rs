@@ -6,10 +6,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::statistics::{median, minimum};
-use super::{ENVIRONMENTS, Pyro};
-
-/// Where environments for measuring and testing are kept from run to run.
-const CACHE: &str = "test-cache";
+use super::{CACHE, ENVIRONMENTS, Pyro};
 
 /// What every VM runs: the least a command can do, so that what is timed is the VM.
 const COMMAND: &str = "true";

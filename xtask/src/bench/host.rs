@@ -11,6 +11,8 @@ pub(super) fn facts() -> Value {
         "cpus": std::thread::available_parallelism().map_or(0, usize::from),
         "cpu_model": cpu_model(),
         "qemu": output("qemu-system-x86_64", &["--version"]),
+        "podman": output("podman", &["--version"]),
+        "bubblewrap": output("bwrap", &["--version"]),
     })
 }
 

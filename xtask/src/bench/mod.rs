@@ -3,18 +3,30 @@
 mod boot;
 mod environments;
 mod host;
+mod runs;
 mod statistics;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
+use self::runs::Extent;
 use crate::{prerequisites, workspace};
 
+/// How long runs take, and what users would take instead of pyro; or one of these:
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    part: Option<Part>,
+    #[command(flatten)]
+    runs: Runs,
+}
+
 #[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
+enum Part {
     /// Time cold boots, split by phase
     Boot {
         /// Boots of each environment
@@ -31,7 +43,22 @@ pub(crate) enum Bench {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Output {
+struct Runs {
+    /// Rounds; in each, everything is measured once
+    #[arg(long = "runs", value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Measure everything once, with a debug build: shows that it works, and no numbers worth having
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
+    /// Also write a plot to this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct Output {
     /// Also write every sample to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -40,45 +67,103 @@ pub(crate) struct Output {
 /// The environments measured: the whole catalog.
 const ENVIRONMENTS: [&str; 3] = ["debian:12-base", "debian:12", "debian:12-build"];
 
+/// Where environments for measuring and testing are kept from run to run.
+const CACHE: &str = "test-cache";
+
 pub(crate) fn bench(bench: &Bench) -> Result<(), String> {
+    let Some(part) = &bench.part else {
+        return bench_runs(&bench.runs);
+    };
     prerequisites::for_running()?;
-    let pyro = Pyro::build()?;
-    let (table, samples, output) = match bench {
-        Bench::Boot { runs, output } => {
+    let pyro = Pyro::build(Profile::Release)?;
+    let (table, samples, output) = match part {
+        Part::Boot { runs, output } => {
             let (table, samples) = boot::measure(&pyro, *runs)?;
             (table, samples, output)
         }
-        Bench::Environments { output } => {
+        Part::Environments { output } => {
             let (table, samples) = environments::measure(&pyro)?;
             (table, samples, output)
         }
     };
     println!("\n{}\n\n{table}", host::describe());
-    if let Some(path) = &output.json {
-        let json = serde_json::json!({ "host": host::facts(), "samples": samples });
-        fs_err::write(path, format!("{json:#}\n")).map_err(|error| error.to_string())?;
-    }
-    Ok(())
+    let json = serde_json::json!({ "host": host::facts(), "samples": samples });
+    output.write(&json)
 }
 
-/// The release build, and a place for its data that is not the user's.
+/// A benchmark that shows only that it works, with its files in the target directory.
+pub(crate) fn smoke() -> Result<(), String> {
+    let target = workspace::target()?;
+    bench_runs(&Runs {
+        rounds: 1,
+        quick: true,
+        svg: Some(target.join("bench-quick.svg")),
+        output: Output { json: Some(target.join("bench-quick.json")) },
+    })
+}
+
+fn bench_runs(runs: &Runs) -> Result<(), String> {
+    prerequisites::for_benchmark()?;
+    let (profile, extent) = if runs.quick {
+        (Profile::Debug, Extent::quick())
+    } else {
+        (Profile::Release, Extent::full(runs.rounds))
+    };
+    let results = runs::measure(&Pyro::build(profile)?, &extent)?;
+    println!("\n{}\n\n{}", host::describe(), results.table);
+    if let Some(path) = &runs.svg {
+        fs_err::write(path, results.plot).map_err(|error| error.to_string())?;
+    }
+    runs.output.write(&results.json)
+}
+
+impl Output {
+    fn write(&self, json: &Value) -> Result<(), String> {
+        let Some(path) = &self.json else { return Ok(()) };
+        fs_err::write(path, format!("{json:#}\n")).map_err(|error| error.to_string())
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Profile {
+    /// As the tests have it, so that nothing has to be built for a smoke test.
+    Debug,
+    Release,
+}
+
+/// A build of pyro, and a place for its data that is not the user's.
+#[derive(Debug)]
 struct Pyro {
     executable: PathBuf,
     target: PathBuf,
 }
 
 impl Pyro {
-    fn build() -> Result<Self, String> {
+    fn build(profile: Profile) -> Result<Self, String> {
+        let (options, directory): (&[&str], _) = match profile {
+            Profile::Debug => (&[], "debug"),
+            Profile::Release => (&["--release"], "release"),
+        };
         let mut build = workspace::cargo();
-        build.args(["build", "--release", "--package=pyro-cli"]);
+        build.args(["build", "--locked", "--package=pyro-cli", "--package=pyro-core"]);
+        build.args(["--bin=pyro", "--example=exec_in_a_live_vm"]).args(options);
         crate::steps::run(&mut build)?;
         let target = workspace::target()?;
-        Ok(Self { executable: target.join("release/pyro"), target })
+        Ok(Self { executable: target.join(directory).join("pyro"), target })
+    }
+
+    /// The example of `pyro-core` that executes commands in a live VM.
+    fn live_example(&self) -> Command {
+        self.with_cache(&self.executable.with_file_name("examples/exec_in_a_live_vm"), CACHE)
     }
 
     /// A command that keeps its environments in `cache`, below the target directory.
     fn command(&self, cache: &str) -> Command {
-        let mut command = Command::new(&self.executable);
+        self.with_cache(&self.executable, cache)
+    }
+
+    fn with_cache(&self, program: &Path, cache: &str) -> Command {
+        let mut command = Command::new(program);
         command
             .env("PYRO_ENVIRONMENT_CACHE_DIR", self.target.join(cache))
             .env("PYRO_STATE_DIR", self.target.join("test-state"));
