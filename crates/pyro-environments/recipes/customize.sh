@@ -23,13 +23,14 @@ printf '127.0.0.1\tlocalhost\n127.0.1.1\tdebian\n::1\tlocalhost ip6-localhost\n'
 : >"$etc/machine-id"
 
 echo 'LANG=C.UTF-8' >"$etc/default/locale"
-echo 'export LANG=C.UTF-8' >"$etc/profile.d/pyro-locale.sh"
 
 # Every run starts a login shell. Debian's profile starts two programs to find
 # out who it is for and what its terminal allows: a quarter of a second in an
 # emulated guest, where USER says the one and nobody asks the other.
 sed -i 's/"\$(id -u)" -eq 0/"${USER:-}" = root/' "$etc/profile"
 sed -i '/^mesg n/d' "$1/root/.profile"
+# Nor does it look through a directory that is not there.
+rmdir --ignore-fail-on-non-empty "$etc/profile.d"
 
 # What differs from build to build and is worth nothing.
 find "$1/var/log" -type f -exec rm -f {} +

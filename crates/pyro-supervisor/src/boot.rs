@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 
 use crate::console::Console;
 use crate::link::{Link, LinkError};
+use crate::packed::UnpackError;
 use crate::untrusted;
 
 /// From QEMU's start to the agent's greeting. An emulated boot takes 2 to 6 seconds on an idle host;
@@ -42,7 +43,14 @@ pub(crate) struct Vm {
     pub(crate) console: Console,
     pub(crate) monitor: Monitor,
     /// The memory of the template it was restored from, which other VMs may borrow.
-    _frozen_memory: Option<OwnedFd>,
+    frozen_memory: Option<OwnedFd>,
+}
+
+impl Vm {
+    /// Keeps the memory of the template that it was restored from, for other VMs to borrow.
+    pub(crate) fn lend(&mut self, frozen_memory: OwnedFd) {
+        self.frozen_memory = Some(frozen_memory);
+    }
 }
 
 /// The host's ends of a machine's sockets, made before the machine.
@@ -77,6 +85,8 @@ pub(crate) enum BootError {
     QemuEnded { status: String, source: QemuLastWords },
     #[error("the guest did not answer within {} seconds", deadline.as_secs())]
     NoAnswer { deadline: Duration, source: ConsoleLines },
+    #[error("cannot read the template's {part}")]
+    Unreadable { part: &'static str, source: UnpackError },
     #[error("QEMU cannot restore the machine")]
     NotRestored { source: MonitorError },
     #[error("the guest's agent cannot be talked to")]
@@ -128,21 +138,27 @@ pub(crate) async fn boot(
     };
     let (process, guest, console) =
         come_up(qemu, machine, host.port, host.console, watch, BOOT_DEADLINE).await?;
-    Ok(Vm { qemu: process, guest, console, monitor, _frozen_memory: None })
+    Ok(Vm { qemu: process, guest, console, monitor, frozen_memory: None })
 }
 
-/// Restores `machine` from `frozen_memory` and waits for its agent. On failure nothing is left.
+/// Restores `machine` and waits for its agent. Its files need not be filled before: QEMU takes as long
+/// to start, and looks at none of them until it is told to restore. On failure nothing is left.
 pub(crate) async fn wake(
     qemu: &Qemu<'_>,
     machine: Machine,
     host: HostEnds,
-    frozen_memory: OwnedFd,
+    filled: impl Future<Output = Result<(), BootError>>,
 ) -> Result<Vm, BootError> {
     let mut monitor = Monitor::new(host.monitor);
     let not_restored = |source| BootError::NotRestored { source };
-    // Into the socket, for QEMU to find: so nothing waits for an answer.
-    monitor.begin_restore().await.map_err(not_restored)?;
     let watch = async {
+        if let Err(error) = filled.await {
+            return error;
+        }
+        // Into the socket, for QEMU to find: so nothing waits for an answer.
+        if let Err(source) = monitor.begin_restore().await {
+            return not_restored(source);
+        }
         match monitor.restored().await {
             Ok(()) => match monitor.pump().await {},
             // QEMU is dying: how it ends tells more.
@@ -152,7 +168,7 @@ pub(crate) async fn wake(
     };
     let (process, guest, console) =
         come_up(qemu, machine, host.port, host.console, watch, WAKE_DEADLINE).await?;
-    Ok(Vm { qemu: process, guest, console, monitor, _frozen_memory: Some(frozen_memory) })
+    Ok(Vm { qemu: process, guest, console, monitor, frozen_memory: None })
 }
 
 /// Starts QEMU and waits until the agent answers, QEMU ends, `fault` tells of one, or `deadline` is

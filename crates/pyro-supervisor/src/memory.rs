@@ -20,18 +20,22 @@ const FROZEN: SealFlags =
 
 /// Memory of `mib` MiB, all zeros, none of it allocated.
 pub(crate) fn fresh(mib: u32) -> io::Result<OwnedFd> {
-    let memory = memfd("pyro-memory")?;
+    unfilled("pyro-memory", mib)
+}
+
+/// The same, under a name that `/proc` shows, to be filled by [`freeze`].
+pub(crate) fn unfilled(name: &str, mib: u32) -> io::Result<OwnedFd> {
+    let memory = memfd(name)?;
     rustix::fs::ftruncate(&memory, u64::from(mib) << 20)?;
     Ok(memory)
 }
 
-/// Memory with the content of a packed image, sealed. `name` is shown by `/proc`.
-pub(crate) fn frozen(image: &File, name: &str) -> Result<OwnedFd, UnpackError> {
-    let failed = |source| UnpackError::Io { source };
-    let memory = File::from(memfd(name).map_err(failed)?);
-    packed::unpack(image, &memory)?;
-    rustix::fs::fcntl_add_seals(&memory, FROZEN).map_err(|errno| failed(errno.into()))?;
-    Ok(memory.into())
+/// Fills memory with the content of a packed image, and seals it. Private mappings of it may exist
+/// already, if nothing was written to them yet.
+pub(crate) fn freeze(memory: &File, image: &File) -> Result<(), UnpackError> {
+    packed::unpack(image, memory)?;
+    rustix::fs::fcntl_add_seals(memory, FROZEN)
+        .map_err(|errno| UnpackError::Io { source: errno.into() })
 }
 
 /// A copy of a file, which a confined QEMU can open by its number whoever owns the file.
@@ -78,9 +82,15 @@ mod tests {
         image
     }
 
+    fn frozen(content: &[u8]) -> OwnedFd {
+        let memory = File::from(unfilled("pyro-test", 1).unwrap());
+        freeze(&memory, &image_with(content)).unwrap();
+        memory.into()
+    }
+
     #[test]
     fn frozen_memory_is_borrowed_by_name_only() {
-        let memory = frozen(&image_with(b"frozen"), "pyro-test").unwrap();
+        let memory = frozen(b"frozen");
         let borrow = |name, mib| borrowed(std::process::id(), memory.as_raw_fd(), name, mib);
         assert!(borrow("pyro-test", 1).is_some());
         assert!(borrow("another", 1).is_none());
@@ -91,7 +101,7 @@ mod tests {
 
     #[test]
     fn frozen_memory_cannot_be_written_by_anyone() {
-        let frozen = File::from(frozen(&image_with(b"frozen"), "pyro-test").unwrap());
+        let frozen = File::from(frozen(b"frozen"));
 
         let mut content = [0; 6];
         frozen.read_exact_at(&mut content, 4096).unwrap();

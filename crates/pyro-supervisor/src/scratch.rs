@@ -35,6 +35,16 @@ pub(crate) struct ScratchDisk {
     pub(crate) read_only: OwnedFd,
 }
 
+impl ScratchDisk {
+    /// The same disk through further descriptors.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            read_write: self.read_write.try_clone()?,
+            read_only: self.read_only.try_clone()?,
+        })
+    }
+}
+
 /// Why there is no scratch disk.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ScratchError {

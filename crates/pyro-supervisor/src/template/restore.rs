@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use pyro_protocol::client::{LaunchPhase, LaunchSpec};
@@ -21,8 +20,6 @@ use crate::scratch::{self, ScratchDisk, ScratchError};
 /// Why no VM came out of a template.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RestoreError {
-    #[error("cannot read the template's {part}")]
-    Unreadable { part: &'static str, source: UnpackError },
     #[error("cannot make the VM's scratch disk")]
     Scratch { source: ScratchError },
     #[error("cannot make memory for the VM")]
@@ -42,19 +39,27 @@ pub(crate) async fn restore(
 ) -> Result<(Vm, BootReport), RestoreError> {
     clock.step_done("template");
     progress(LaunchPhase::Restoring);
-    let (memory, (scratch, state)) = tokio::try_join!(
-        shared_memory(template, spec.memory_mib),
-        own_parts(template, &spec.scratch_directory),
-    )?;
-    clock.step_done("unpack");
-    let file = memory.try_clone().map_err(|source| RestoreError::NoMemory { source })?;
-    let sharing = MemorySharing::CopyOnWrite;
-    let machine_memory = Memory { mib: spec.memory_mib, file, sharing };
-    let start = Start::Restore { state };
-    let (machine, host) = launch::assemble(spec, machine_memory, start, scratch)
-        .map_err(|source| RestoreError::Assemble { source: Box::new(source) })?;
+    let no_memory = |source| RestoreError::NoMemory { source };
+    let mut memory = sharing::memory_of(template, spec.memory_mib).await.map_err(no_memory)?;
+    let own = OwnFiles::empty(template, &spec.scratch_directory)?;
+    let machine_memory = Memory {
+        mib: spec.memory_mib,
+        file: memory.file.try_clone().map_err(no_memory)?,
+        sharing: MemorySharing::CopyOnWrite,
+    };
+    let start = Start::Restore { state: own.state.try_clone().map_err(no_memory)?.into() };
+    let (machine, host) =
+        launch::assemble(spec, machine_memory, start, own.disk.try_clone().map_err(no_memory)?)
+            .map_err(|source| RestoreError::Assemble { source: Box::new(source) })?;
+    // Both begin now, beside the start of QEMU.
+    let (shared, own) = (memory.fill(template).map_err(no_memory)?, own.fill());
+    let filled = async {
+        let shared = async { shared.await.map_err(unreadable("memory")) };
+        tokio::try_join!(shared, own).map(|_| ())
+    };
     let no_vm = |source| RestoreError::NoVm { source };
-    let mut vm = boot::wake(&Qemu::of(spec), machine, host, memory).await.map_err(no_vm)?;
+    let mut vm = boot::wake(&Qemu::of(spec), machine, host, filled).await.map_err(no_vm)?;
+    vm.lend(memory.file);
     clock.step_done("restore");
     progress(LaunchPhase::Configuring);
     let report = boot::configure(&mut vm, &spec.vm_id).await.map_err(no_vm)?;
@@ -62,31 +67,36 @@ pub(crate) async fn restore(
     Ok((vm, report))
 }
 
-async fn shared_memory(template: &Template, mib: u32) -> Result<OwnedFd, RestoreError> {
-    sharing::memory_of(template, mib).await.map_err(unreadable("memory"))
-}
-
 /// What a VM shares with no other: its scratch disk, and the state of its devices.
-async fn own_parts(
-    template: &Template,
-    scratch_directory: &Path,
-) -> Result<(ScratchDisk, OwnedFd), RestoreError> {
-    let no_memory = |source| RestoreError::NoMemory { source };
-    let packed_scratch = template.scratch.try_clone().map_err(no_memory)?;
-    let packed_state = template.state.try_clone().map_err(no_memory)?;
-    let directory = scratch_directory.to_owned();
-    background::run(move || {
-        let ScratchDisk { read_write, read_only } =
-            scratch::unformatted(&directory).map_err(|source| RestoreError::Scratch { source })?;
-        let (disk, state) =
-            (File::from(read_write), File::from(super::state_file().map_err(no_memory)?));
-        packed::unpack(&packed_scratch, &disk).map_err(unreadable("scratch disk"))?;
-        packed::unpack(&packed_state, &state).map_err(unreadable("device state"))?;
-        Ok((ScratchDisk { read_write: disk.into(), read_only }, state.into()))
-    })
-    .await
+struct OwnFiles {
+    disk: ScratchDisk,
+    state: File,
+    packed_disk: File,
+    packed_state: File,
 }
 
-fn unreadable(part: &'static str) -> impl Fn(UnpackError) -> RestoreError {
-    move |source| RestoreError::Unreadable { part, source }
+impl OwnFiles {
+    fn empty(template: &Template, scratch_directory: &Path) -> Result<Self, RestoreError> {
+        let no_memory = |source| RestoreError::NoMemory { source };
+        Ok(Self {
+            disk: scratch::unformatted(scratch_directory)
+                .map_err(|source| RestoreError::Scratch { source })?,
+            state: super::state_file().map_err(no_memory)?.into(),
+            packed_disk: template.scratch.try_clone().map_err(no_memory)?,
+            packed_state: template.state.try_clone().map_err(no_memory)?,
+        })
+    }
+
+    /// Begins to fill them.
+    fn fill(self) -> impl Future<Output = Result<(), BootError>> {
+        background::run(move || {
+            packed::unpack(&self.packed_disk, &File::from(self.disk.read_write))
+                .map_err(unreadable("scratch disk"))?;
+            packed::unpack(&self.packed_state, &self.state).map_err(unreadable("device state"))
+        })
+    }
+}
+
+fn unreadable(part: &'static str) -> impl Fn(UnpackError) -> BootError {
+    move |source| BootError::Unreadable { part, source }
 }

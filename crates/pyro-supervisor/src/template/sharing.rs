@@ -23,26 +23,65 @@ const FILLING_DEADLINE: Duration = Duration::from_secs(2);
 /// The longest text in the file `holder`.
 const HOLDER_BYTES_MAX: usize = 32;
 
-/// The memory of `template`, borrowed if some VM has it, or filled from its file. Others borrow it
-/// from this process for as long as the descriptor is open.
-pub(crate) async fn memory_of(template: &Template, mib: u32) -> Result<OwnedFd, UnpackError> {
-    let failed = |source| UnpackError::Io { source };
-    let name = memory_name(&template.memory).map_err(failed)?;
+/// The memory of a template, which may have to be filled before a machine runs from it.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    pub(crate) file: OwnedFd,
+    filling: Filling,
+    lock: Option<File>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filling {
+    /// A VM lent it.
+    Done,
+    ToDo,
+}
+
+/// The memory of `template`, borrowed if some VM has it. Others borrow it from this process, once it is
+/// filled, for as long as the descriptor is open.
+pub(crate) async fn memory_of(template: &Template, mib: u32) -> io::Result<SharedMemory> {
+    let name = memory_name(&template.memory)?;
     // Without the lock many that start at once would fill as many copies.
     let lock = lock(template).await;
-    let memory = if let Some(memory) = borrow_from_holder(template, &name, mib) {
-        memory
-    } else {
-        let image = template.memory.try_clone().map_err(failed)?;
-        background::run(move || memory::frozen(&image, &name)).await?
-    };
-    // Without a holder the next VM fills a copy of its own, which is no more than slower.
-    become_holder(template, memory.as_fd()).ok();
-    if let Some(lock) = lock {
-        // Not by closing it: the lock belongs to the file as the template has it open.
-        lock.unlock().ok();
+    Ok(match borrow_from_holder(template, &name, mib) {
+        Some(file) => SharedMemory { file, filling: Filling::Done, lock },
+        None => SharedMemory { file: memory::unfilled(&name, mib)?, filling: Filling::ToDo, lock },
+    })
+}
+
+impl SharedMemory {
+    /// Begins to fill it from the template's file, if nobody has filled it, and ends by letting others
+    /// borrow it.
+    pub(crate) fn fill(
+        &mut self,
+        template: &Template,
+    ) -> io::Result<impl Future<Output = Result<(), UnpackError>>> {
+        let filled = match self.filling {
+            Filling::Done => None,
+            Filling::ToDo => {
+                let memory = File::from(self.file.try_clone()?);
+                let image = template.memory.try_clone()?;
+                Some(background::run(move || memory::freeze(&memory, &image)))
+            }
+        };
+        Ok(async {
+            if let Some(filled) = filled {
+                filled.await?;
+            }
+            self.offer(template);
+            Ok(())
+        })
     }
-    Ok(memory)
+
+    fn offer(&mut self, template: &Template) {
+        // Without a holder the next VM fills a copy of its own, which is no more than slower.
+        become_holder(template, self.file.as_fd()).ok();
+        if let Some(lock) = self.lock.take() {
+            // Not by closing it: the lock belongs to the file as the template has it open.
+            lock.unlock().ok();
+        }
+    }
 }
 
 /// Tells this file from one that had its name before.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use pyro_core::{
-    AcceleratorChoice, CaptureLimit, CommandText, Config, ErrorKind, ExecOutcome, ExecRequest,
-    MemoryMib, Network, Pyro, PyroError, Streams, TimeToLive, Timeout, VcpuCount, Vm, VmRequest,
-    parse_environment,
+    AcceleratorChoice, CaptureLimit, CommandText, Config, ConfinementChoice, ErrorKind,
+    ExecOutcome, ExecRequest, MemoryMib, Network, Pyro, PyroError, Streams, TimeToLive, Timeout,
+    VcpuCount, Vm, VmRequest, parse_environment,
 };
 use pyro_vm_tests::{BASE, Host, cache_with, executable};
 
@@ -59,6 +59,7 @@ fn pyro(host: &Host) -> Pyro {
         state_dir: host.state(),
         pyro: executable().to_owned(),
         accelerator: AcceleratorChoice::Auto,
+        confinement: ConfinementChoice::Auto,
         cold_boot: false,
         mirrors: Vec::new(),
         proxy: None,
