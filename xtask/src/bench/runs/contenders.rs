@@ -30,6 +30,8 @@ pub(super) struct Stage<'a> {
 /// The commands measured: the least that a shell can do, and a program one would run.
 const SHELL: [&str; 3] = ["sh", "-c", "true"];
 const GIT: [&str; 2] = ["git", "--version"];
+/// What is timed up to its first byte.
+const ECHO: [&str; 2] = ["echo", "ready"];
 
 /// Executions in a live machine that are not counted: the first is that of a fresh one.
 const WARMING_EXECUTIONS: usize = 1;
@@ -63,17 +65,17 @@ fn fresh<'a>(stage: &'a Stage<'a>) -> Vec<Contender<'a>> {
     let podman = |words: &[&str]| stage.podman.run(words);
     let bubblewrap = |words: &[&str]| stage.root_files.bubblewrap(words);
     let boot = || {
-        let mut command = run(stage.pyro, &["true"]);
+        let mut command = run(stage.pyro, &ECHO);
         command.env("PYRO_START", "boot");
         command
     };
     let echo = pyro("pyro-run-echo", "pyro: first byte of echo");
     let version = "git version";
     vec![
-        whole(pyro("pyro-boot-true", "pyro, booted: true"), boot, ""),
+        first_byte(pyro("pyro-boot-echo", "pyro, booted: first byte of echo"), boot),
         plain_qemu(stage.plain_qemu),
         whole(pyro("pyro-run-sh", "pyro: sh -c true"), move || clone(&SHELL), ""),
-        first_byte(echo, move || clone(&["echo", "ready"])),
+        first_byte(echo, move || clone(&ECHO)),
         whole(other("podman-run-sh", "podman: sh -c true"), move || podman(&SHELL), ""),
         whole(other("bwrap-sh", "bubblewrap: sh -c true"), move || bubblewrap(&SHELL), ""),
         whole(pyro("pyro-run-git", "pyro: git --version"), move || clone(&GIT), version),
