@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -16,6 +17,7 @@ use crate::slots::Slots;
 #[derive(Debug)]
 pub struct Host {
     directory: TempDir,
+    started: AtomicU32,
     _slots: Slots,
 }
 
@@ -31,7 +33,8 @@ impl Host {
         let slots = Slots::acquire(count);
         let parent = target_directory().join("tmp");
         fs_err::create_dir_all(&parent).unwrap();
-        Self { directory: tempfile::tempdir_in(parent).unwrap(), _slots: slots }
+        let directory = tempfile::tempdir_in(parent).unwrap();
+        Self { directory, started: AtomicU32::new(0), _slots: slots }
     }
 
     /// A directory for whatever the test needs.
@@ -39,13 +42,15 @@ impl Host {
         self.directory.path()
     }
 
-    /// `pyro` with these arguments, in an environment that holds no other choice of its user.
+    /// `pyro` with these arguments, in an environment that holds no other choice of its user, and with a
+    /// state directory of its own, by which its QEMU is told from those of others.
     pub fn pyro(&self, arguments: &[&str]) -> Pyro {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new(executable());
         command
             .args(arguments)
             .env_remove("PYRO_ACCELERATOR")
-            .env("PYRO_STATE_DIR", self.state())
+            .env("PYRO_STATE_DIR", self.state().join(number.to_string()))
             .env("PYRO_ENVIRONMENT_CACHE_DIR", cache_with(BASE));
         Pyro::from_command(command)
     }
