@@ -56,7 +56,7 @@ impl LaunchError {
             }
             Self::Boot { source: BootError::NoQemu { .. } } => {
                 Failure::from_error(FailureKind::HostUnsupported, &self)
-                    .hint("install QEMU (Debian package `qemu-system-x86`)")
+                    .hint("run `pyro doctor`: it tries QEMU out on this host")
             }
             Self::CannotOpen { .. } => Failure::from_error(FailureKind::VmStartFailed, &self)
                 .hint("run `pyro env pull` for the environment again: it repairs what is missing"),

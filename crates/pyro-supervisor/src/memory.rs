@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -45,22 +45,59 @@ pub(crate) fn copy_of(path: &Path) -> io::Result<OwnedFd> {
     Ok(memory.into())
 }
 
-/// Opens the frozen memory that is descriptor `fd` of process `pid`, if that is what it still is.
-///
-/// The kernel lets a process do that with those of its own user (`proc_pid_fd(5)`). Name, size and
-/// seals tell this memory from whatever else the number may stand for by now.
-pub(crate) fn borrowed(pid: u32, fd: i32, name: &str, mib: u32) -> Option<OwnedFd> {
-    let path = format!("/proc/{pid}/fd/{fd}");
-    let is_it = |link: &Path| link == Path::new(&format!("/memfd:{name} (deleted)"));
-    fs_err::read_link(&path).ok().filter(|link| is_it(link))?;
-    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-    let memory = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).ok()?;
-    // The process may have been replaced by another between the two.
-    let own_path = format!("/proc/self/fd/{}", memory.as_raw_fd());
-    fs_err::read_link(own_path).ok().filter(|link| is_it(link))?;
-    let is_frozen = rustix::fs::fcntl_get_seals(&memory).ok()? == FROZEN;
-    let is_whole = rustix::fs::fstat(&memory).ok()?.st_size == i64::from(mib) << 20;
-    (is_frozen && is_whole).then_some(memory)
+/// Who has frozen memory, and under which number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) pid: u32,
+    /// In the kernel's ticks since the host's start: no two processes have number and start in common.
+    pub(crate) started: u64,
+    pub(crate) fd: i32,
+}
+
+impl Holder {
+    /// This process, which has it as `memory`.
+    pub(crate) fn this_process(memory: BorrowedFd<'_>) -> io::Result<Self> {
+        let started = started(&fs_err::read_to_string("/proc/self/stat")?);
+        let started = started.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { pid: std::process::id(), started, fd: memory.as_raw_fd() })
+    }
+
+    /// Opens the frozen memory that this process has, if it still lives and has it.
+    ///
+    /// The kernel lets a process do that with those of its own user (`proc_pid_fd(5)`). But a QEMU that was
+    /// taken over is one of them, too, where it runs as the same user, and may pass off memory of its own. So
+    /// the process must be the very one that was written down, and not lie in a namespace as every QEMU
+    /// does. Name, size and seals tell this memory from whatever else the number stands for by now.
+    pub(crate) fn borrow(self, name: &str, mib: u32) -> Option<OwnedFd> {
+        use rustix::fs::{Mode, OFlags, fstat, openat, readlinkat};
+        // Held open, it stands for one process: whatever gets the same number is not found through it.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let process = rustix::fs::open(format!("/proc/{}", self.pid), flags, Mode::empty()).ok()?;
+        let read = |name: &str| {
+            let file = openat(&process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            io::read_to_string(File::from(file.ok()?)).ok()
+        };
+        // A thread has a directory there as well, under a number of its own.
+        let is_process = read("status")?.contains(&format!("\nTgid:\t{}\n", self.pid));
+        let is_the_one = started(&read("stat")?) == Some(self.started);
+        let theirs = readlinkat(&process, "ns/pid", Vec::new()).ok()?;
+        let is_outside = theirs == rustix::fs::readlink("/proc/self/ns/pid", Vec::new()).ok()?;
+        if !(is_process && is_the_one && is_outside) {
+            return None;
+        }
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let memory = openat(&process, format!("fd/{}", self.fd), flags, Mode::empty()).ok()?;
+        let link = fs_err::read_link(format!("/proc/self/fd/{}", memory.as_raw_fd())).ok()?;
+        let is_it = link == Path::new(&format!("/memfd:{name} (deleted)"));
+        let is_frozen = rustix::fs::fcntl_get_seals(&memory).ok()? == FROZEN;
+        let is_whole = fstat(&memory).ok()?.st_size == i64::from(mib) << 20;
+        (is_it && is_frozen && is_whole).then_some(memory)
+    }
+}
+
+/// When a process started, from its `stat` (`proc_pid_stat(5)`, field 22). Its name may hold anything.
+fn started(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 fn memfd(name: &str) -> io::Result<OwnedFd> {
@@ -70,6 +107,7 @@ fn memfd(name: &str) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::fs::FileExt;
 
     use super::*;
@@ -91,12 +129,24 @@ mod tests {
     #[test]
     fn frozen_memory_is_borrowed_by_name_only() {
         let memory = frozen(b"frozen");
-        let borrow = |name, mib| borrowed(std::process::id(), memory.as_raw_fd(), name, mib);
-        assert!(borrow("pyro-test", 1).is_some());
-        assert!(borrow("another", 1).is_none());
-        assert!(borrow("pyro-test", 2).is_none());
+        let holder = Holder::this_process(memory.as_fd()).unwrap();
+        assert!(holder.borrow("pyro-test", 1).is_some());
+        assert!(holder.borrow("another", 1).is_none());
+        assert!(holder.borrow("pyro-test", 2).is_none());
         let unsealed = fresh(1).unwrap();
-        assert!(borrowed(std::process::id(), unsealed.as_raw_fd(), "pyro-memory", 1).is_none());
+        let holder = Holder::this_process(unsealed.as_fd()).unwrap();
+        assert!(holder.borrow("pyro-memory", 1).is_none());
+    }
+
+    #[test]
+    fn frozen_memory_is_borrowed_from_the_process_that_was_written_down() {
+        let memory = frozen(b"frozen");
+        let holder = Holder::this_process(memory.as_fd()).unwrap();
+        let earlier = Holder { started: holder.started - 1, ..holder };
+        assert!(earlier.borrow("pyro-test", 1).is_none(), "another had the number before");
+        let thread = std::thread::spawn(|| rustix::thread::gettid().as_raw_nonzero().get());
+        let thread = u32::try_from(thread.join().unwrap()).unwrap();
+        assert!(Holder { pid: thread, ..holder }.borrow("pyro-test", 1).is_none());
     }
 
     #[test]

@@ -70,11 +70,18 @@ pub(crate) async fn restored(
     let key = TemplateKey::of(spec, warm_up).map_err(|source| TemplateError::Key { source })?;
     let found = store.open(&key).map_err(|source| TemplateError::Store { source })?;
     if let Some(template) = found {
-        if let Ok(restored) = restore::restore(spec, &template, progress, clock).await {
-            return Ok(restored);
+        let error = match restore::restore(spec, &template, progress, clock).await {
+            Ok(restored) => return Ok(restored),
+            Err(error) => error,
+        };
+        if !error.is_the_templates() {
+            return Err(TemplateError::Restore { source: error });
         }
         let lock = lock(store, &key, progress).await?;
-        store.remove(&key, &lock).map_err(|source| TemplateError::Store { source })?;
+        // Another process may have made it anew while this one waited.
+        store
+            .remove_if_same(&key, &template, &lock)
+            .map_err(|source| TemplateError::Store { source })?;
     }
     let template = made(spec, store, &key, warm_up, progress).await?;
     restore::restore(spec, &template, progress, clock)

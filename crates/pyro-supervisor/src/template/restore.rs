@@ -30,6 +30,27 @@ pub(crate) enum RestoreError {
     NoVm { source: BootError },
 }
 
+impl RestoreError {
+    /// Whether another template might do better: not where the host lacks what a VM needs.
+    pub(crate) fn is_the_templates(&self) -> bool {
+        match self {
+            Self::Scratch { .. } | Self::NoMemory { .. } | Self::Assemble { .. } => false,
+            Self::NoVm { source } => match source {
+                BootError::NoQemu { .. }
+                | BootError::CannotWait { .. }
+                | BootError::NoRandomness { .. } => false,
+                BootError::QemuEnded { .. }
+                | BootError::NoAnswer { .. }
+                | BootError::Unreadable { .. }
+                | BootError::NotRestored { .. }
+                | BootError::NoConversation { .. }
+                | BootError::AgentGaveUp { .. }
+                | BootError::UnexpectedAnswer => true,
+            },
+        }
+    }
+}
+
 /// Restores a VM and gives it its identity. On failure nothing is left.
 pub(crate) async fn restore(
     spec: &LaunchSpec,

@@ -2,7 +2,7 @@
 //!
 //! A VM's memory is a private mapping of a sealed memfd. The first VM fills one from the template's
 //! file; the next ones borrow it from a VM that lives, whatever process that belongs to: the newest
-//! one writes its process and descriptor into the file `holder`. When all are gone the kernel frees
+//! one writes its process, when that started, and its descriptor into the file `holder`. When all are gone the kernel frees
 //! the memory, and the file points nowhere, which is found out by looking.
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::store::Template;
 use crate::background;
-use crate::memory;
+use crate::memory::{self, Holder};
 use crate::packed::UnpackError;
 
 /// For whoever fills the memory at this moment. It takes a tenth of a second; whoever waits longer
@@ -21,7 +21,9 @@ use crate::packed::UnpackError;
 const FILLING_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The longest text in the file `holder`.
-const HOLDER_BYTES_MAX: usize = 32;
+const HOLDER_BYTES_MAX: usize = 64;
+
+const HOLDER: &str = "holder";
 
 /// The memory of a template, which may have to be filled before a machine runs from it.
 #[derive(Debug)]
@@ -44,8 +46,9 @@ pub(crate) async fn memory_of(template: &Template, mib: u32) -> io::Result<Share
     let name = memory_name(&template.memory)?;
     // Without the lock many that start at once would fill as many copies.
     let lock = lock(template).await;
-    Ok(match borrow_from_holder(template, &name, mib) {
-        Some(file) => SharedMemory { file, filling: Filling::Done, lock },
+    Ok(match holder(template).and_then(|holder| holder.borrow(&name, mib)) {
+        // Nobody need wait for who borrows.
+        Some(file) => SharedMemory { file, filling: Filling::Done, lock: None },
         None => SharedMemory { file: memory::unfilled(&name, mib)?, filling: Filling::ToDo, lock },
     })
 }
@@ -77,10 +80,7 @@ impl SharedMemory {
     fn offer(&mut self, template: &Template) {
         // Without a holder the next VM fills a copy of its own, which is no more than slower.
         become_holder(template, self.file.as_fd()).ok();
-        if let Some(lock) = self.lock.take() {
-            // Not by closing it: the lock belongs to the file as the template has it open.
-            lock.unlock().ok();
-        }
+        drop(self.lock.take());
     }
 }
 
@@ -91,24 +91,31 @@ fn memory_name(image: &File) -> io::Result<String> {
     Ok(format!("pyro-template-{inode}-{seconds}.{nanoseconds}"))
 }
 
+/// The lock is let go when the file is closed, also by a wait that nobody waits for any more.
 async fn lock(template: &Template) -> Option<File> {
-    let file = template.memory.try_clone().ok()?;
+    // Opened anew: a lock belongs to a file as it was opened, and the template's goes on being open.
+    let path = format!("/proc/self/fd/{}", template.memory.as_raw_fd());
+    let file = fs_err::File::open(path).ok()?.into_file();
     let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file));
     tokio::time::timeout(FILLING_DEADLINE, locked).await.ok()?.ok()?.ok()
 }
 
-fn borrow_from_holder(template: &Template, name: &str, mib: u32) -> Option<OwnedFd> {
-    let holder = fs_err::read_to_string(template.directory.join("holder")).ok()?;
+fn holder(template: &Template) -> Option<Holder> {
+    let holder = fs_err::read_to_string(template.directory.join(HOLDER)).ok()?;
     if holder.len() > HOLDER_BYTES_MAX {
         return None;
     }
-    let (pid, fd) = holder.trim().split_once(' ')?;
-    memory::borrowed(pid.parse().ok()?, fd.parse().ok()?, name, mib)
+    let mut words = holder.split_whitespace();
+    let pid = words.next()?.parse().ok()?;
+    let started = words.next()?.parse().ok()?;
+    let fd = words.next()?.parse().ok()?;
+    Some(Holder { pid, started, fd })
 }
 
 fn become_holder(template: &Template, memory: BorrowedFd<'_>) -> io::Result<()> {
+    let Holder { pid, started, fd } = Holder::this_process(memory)?;
     let mut file = tempfile::NamedTempFile::new_in(&template.directory)?;
-    write!(file, "{} {}", std::process::id(), memory.as_raw_fd())?;
-    file.persist(template.directory.join("holder"))?;
+    write!(file, "{pid} {started} {fd}")?;
+    file.persist(template.directory.join(HOLDER))?;
     Ok(())
 }

@@ -147,6 +147,24 @@ impl TemplateStore {
         remove_if_there(&aside)
     }
 
+    /// Deletes a template, unless another one has taken its place.
+    pub(crate) fn remove_if_same(
+        &self,
+        key: &TemplateKey,
+        template: &Template,
+        lock: &MakerLock,
+    ) -> io::Result<()> {
+        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let theirs = template.memory.metadata().map(identity)?;
+        match fs_err::metadata(self.directory(key).join("memory")).map(identity) {
+            Ok(ours) if ours == theirs => self.remove(key, lock),
+            Ok(_) => Ok(()),
+            // Half of it is missing: it is of no use to anybody.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.remove(key, lock),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) fn directory(&self, key: &TemplateKey) -> PathBuf {
         self.root.join(key.to_string())
     }
@@ -263,6 +281,20 @@ pub(super) mod tests {
         store.publish(&key, &partial, &lock).unwrap();
         drop(partial);
         assert!(store.open(&key).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_template_that_was_made_anew_is_not_deleted_for_the_old_ones_fault() {
+        let (_directory, store) = store();
+        let key = TemplateKey::for_test('a');
+        make(&store, &key);
+        let old = store.open(&key).unwrap().unwrap();
+        make(&store, &key);
+        let lock = lock(&store, &key);
+        store.remove_if_same(&key, &old, &lock).unwrap();
+        let new = store.open(&key).unwrap().expect("the new one is still there");
+        store.remove_if_same(&key, &new, &lock).unwrap();
+        assert!(store.open(&key).unwrap().is_none());
     }
 
     #[test]
