@@ -10,7 +10,7 @@ use pyro_qemu::accelerator::KvmProbe;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AcceleratorChoice, Config, INTERNAL_PROBE_KVM};
-use crate::probe::{self, Question};
+use crate::probe::{self, Answer, Question};
 use crate::{ErrorKind, PyroError};
 
 /// The probe takes at most 150 ms where KVM is emulated; a busy host gets the rest.
@@ -25,7 +25,7 @@ pub fn probe_kvm() -> impl Serialize {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ProbeKey {
     boot_id: String,
-    user: u32,
+    privileges: Vec<String>,
     /// Device number, mode, owner, group and change time of `/dev/kvm`, if it exists.
     device: Option<(u64, u32, u32, u32, i64, i64)>,
 }
@@ -73,12 +73,18 @@ pub(crate) async fn probe(config: &Config) -> KvmProbe {
     })
 }
 
+impl Answer for KvmProbe {
+    fn is_lasting(&self) -> bool {
+        true
+    }
+}
+
 impl ProbeKey {
     fn of_this_host() -> Self {
         let device = fs_err::metadata("/dev/kvm").ok().map(|device| {
             let (seconds, nanoseconds) = (device.ctime(), device.ctime_nsec());
             (device.rdev(), device.mode(), device.uid(), device.gid(), seconds, nanoseconds)
         });
-        Self { boot_id: probe::boot_id(), user: rustix::process::geteuid().as_raw(), device }
+        Self { boot_id: probe::boot_id(), privileges: probe::privileges(), device }
     }
 }

@@ -10,7 +10,7 @@ use pyro_qemu::confinement::{ConfinementProbe, Controller};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, ConfinementChoice, INTERNAL_PROBE_CONFINEMENT};
-use crate::probe::{self, Question};
+use crate::probe::{self, Answer, Question};
 use crate::{ErrorKind, PyroError};
 
 /// Five starts of QEMU at most, none of which takes a tenth of a second on an idle host.
@@ -35,18 +35,14 @@ const REFUSING: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// What else it depends on: privileges and filters that this process has inherited.
-const PRIVILEGES: [&str; 7] =
-    ["Uid:", "Gid:", "CapPrm:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "Seccomp_filters:"];
-
 /// What the probe's answer depends on.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ProbeKey {
     boot_id: String,
     accelerator: Accelerator,
     qemu: PathBuf,
-    /// Size and time of the file.
-    qemu_build: Option<(u64, i64, i64)>,
+    /// Size, number and change time of the file.
+    qemu_build: Option<(u64, u64, i64, i64)>,
     settings: Vec<String>,
     privileges: Vec<String>,
 }
@@ -91,27 +87,38 @@ pub(crate) fn choose_by(
     choice: ConfinementChoice,
     probe: Result<&ConfinementProbe, &String>,
 ) -> Result<Confinement, PyroError> {
-    let unusable = |reason: &str| {
-        PyroError::new(ErrorKind::HostUnsupported, "QEMU does not start on this host")
-            .cause(reason.to_owned())
-            .hint("reinstall QEMU: `sudo apt-get install --reinstall qemu-system-x86`")
+    let failed = |message: &str, reason: &str| {
+        PyroError::new(ErrorKind::HostUnsupported, message).cause(reason.to_owned())
     };
-    let probe = probe.map_err(|reason| unusable(reason))?;
-    let reason = probe.refused.first().map_or("", |refused| &refused.reason);
+    let probe = probe.map_err(|reason| failed("QEMU cannot be tried out on this host", reason))?;
+    // Something ran out for a moment: that is no reason to do without a wall.
+    if let Some(passing) = probe.refused.iter().find(|refused| !refused.lasting) {
+        return Err(failed("QEMU cannot be confined at this moment", &passing.reason)
+            .hint("try again; check limits of processes, files and memory if it fails again"));
+    }
+    let reasons = || {
+        let reasons = probe.refused.iter().map(|refused| refused.reason.as_str());
+        reasons.chain((probe.landlock_abi == 0).then_some("the kernel has no Landlock"))
+    };
     match probe.in_force {
-        None => Err(unusable(probe.refused.last().map_or("", |refused| &refused.reason))),
-        Some(confinement)
-            if choice == ConfinementChoice::Required && confinement.namespaces != Namespaces::All =>
-        {
-            Err(PyroError::new(
-                ErrorKind::HostUnsupported,
-                "this host does not allow all of QEMU's confinement, which PYRO_CONFINEMENT requires",
-            )
-            .cause(reason.to_owned())
-            .hint("see `pyro doctor` for what is refused")
-            .hint("unset `PYRO_CONFINEMENT`: QEMU is then confined as far as the host allows"))
+        None => {
+            let reason = reasons().next_back().unwrap_or_default();
+            Err(failed("QEMU does not start on this host", reason)
+                .hint("reinstall QEMU: `sudo apt-get install --reinstall qemu-system-x86`"))
         }
+        Some(_) if choice == ConfinementChoice::Required && !probe.is_complete() => Err(failed(
+            "this host does not allow all of QEMU's confinement, which PYRO_CONFINEMENT requires",
+            reasons().next().unwrap_or("QEMU does not filter its system calls"),
+        )
+        .hint("see `pyro doctor` for what is refused")
+        .hint("unset `PYRO_CONFINEMENT`: QEMU is then confined as far as the host allows")),
         Some(confinement) => Ok(confinement),
+    }
+}
+
+impl Answer for ConfinementProbe {
+    fn is_lasting(&self) -> bool {
+        ConfinementProbe::is_lasting(self)
     }
 }
 
@@ -123,7 +130,7 @@ pub(crate) async fn examine(
 ) -> Result<ConfinementReport, PyroError> {
     let probe = question(qemu, accelerator).fresh_answer(config).await;
     let Confinement { identity, namespaces } = choose_by(config.confinement, probe.as_ref())?;
-    let ConfinementProbe { landlock_abi, control_group, refused, .. } =
+    let ConfinementProbe { landlock_abi, control_group, seccomp, refused, .. } =
         probe.expect("something was chosen");
     let mut reasons: Vec<_> = refused.into_iter().map(|refused| refused.reason).collect();
     reasons.sort_unstable();
@@ -134,7 +141,7 @@ pub(crate) async fn examine(
         namespaces,
         landlock_abi,
         control_group,
-        seccomp: true,
+        seccomp,
         no_new_privileges: true,
         resource_limits: true,
         refused: reasons,
@@ -173,16 +180,15 @@ fn question(qemu: &Path, accelerator: Accelerator) -> Question<ProbeKey> {
 impl ProbeKey {
     fn of_this_host(qemu: &Path, accelerator: Accelerator) -> Self {
         let build = fs_err::metadata(qemu).ok();
-        let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
         let settings = SETTINGS.map(|path| fs_err::read_to_string(path).unwrap_or_default());
-        let is_privilege = |line: &&str| PRIVILEGES.iter().any(|name| line.starts_with(name));
         Self {
             boot_id: probe::boot_id(),
             accelerator,
             qemu: qemu.to_owned(),
-            qemu_build: build.map(|file| (file.size(), file.mtime(), file.mtime_nsec())),
+            qemu_build: build
+                .map(|file| (file.size(), file.ino(), file.ctime(), file.ctime_nsec())),
             settings: settings.into(),
-            privileges: status.lines().filter(is_privilege).map(str::to_owned).collect(),
+            privileges: probe::privileges(),
         }
     }
 }
@@ -198,26 +204,51 @@ mod tests {
     const LEAST: Confinement =
         Confinement { identity: QemuIdentity::Caller, namespaces: Namespaces::None };
 
-    fn probe(in_force: Option<Confinement>) -> ConfinementProbe {
-        let refused = vec![Refused { confinement: BEST, reason: "not permitted".to_owned() }];
-        ConfinementProbe { in_force, landlock_abi: 0, control_group: Vec::new(), refused }
+    fn probe(in_force: Option<Confinement>, refused: &[(&str, bool)]) -> ConfinementProbe {
+        let refused = refused.iter().map(|&(reason, lasting)| Refused {
+            confinement: BEST,
+            reason: reason.to_owned(),
+            lasting,
+        });
+        let refused = refused.collect();
+        let control_group = Vec::new();
+        ConfinementProbe { in_force, landlock_abi: 1, control_group, seccomp: true, refused }
     }
 
     #[test]
     fn the_best_that_works_is_taken_unless_more_is_required() {
-        let least = probe(Some(LEAST));
+        let least = probe(Some(LEAST), &[("not permitted", true)]);
         let chosen = choose_by(ConfinementChoice::Auto, Ok(&least)).unwrap();
         assert_eq!(chosen, LEAST);
         let failure = choose_by(ConfinementChoice::Required, Ok(&least)).unwrap_err();
         assert_eq!(failure.kind, ErrorKind::HostUnsupported);
         assert_eq!(failure.causes, ["not permitted"]);
-        let best = probe(Some(BEST));
+        let best = probe(Some(BEST), &[]);
         assert_eq!(choose_by(ConfinementChoice::Required, Ok(&best)).unwrap(), BEST);
     }
 
     #[test]
+    fn all_that_is_required_includes_landlock() {
+        let best = ConfinementProbe { landlock_abi: 0, ..probe(Some(BEST), &[]) };
+        let failure = choose_by(ConfinementChoice::Required, Ok(&best)).unwrap_err();
+        assert_eq!(failure.causes, ["the kernel has no Landlock"]);
+        assert!(choose_by(ConfinementChoice::Auto, Ok(&best)).is_ok());
+    }
+
+    #[test]
+    fn what_runs_out_for_a_moment_takes_no_wall_away_and_is_not_remembered() {
+        let passing = probe(Some(LEAST), &[("too many open files", false)]);
+        let failure = choose_by(ConfinementChoice::Auto, Ok(&passing)).unwrap_err();
+        assert_eq!(failure.causes, ["too many open files"]);
+        assert!(!passing.is_lasting());
+        assert!(probe(Some(LEAST), &[("not permitted", true)]).is_lasting());
+        assert!(!probe(None, &[("not permitted", true)]).is_lasting());
+    }
+
+    #[test]
     fn a_qemu_that_never_starts_is_an_error_with_its_reason() {
-        let failure = choose_by(ConfinementChoice::Auto, Ok(&probe(None))).unwrap_err();
-        assert_eq!(failure.causes, ["not permitted"]);
+        let broken = probe(None, &[("first", true), ("last", true)]);
+        let failure = choose_by(ConfinementChoice::Auto, Ok(&broken)).unwrap_err();
+        assert_eq!(failure.causes, ["last"]);
     }
 }

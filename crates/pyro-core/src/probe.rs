@@ -24,29 +24,32 @@ pub(crate) struct Question<Key> {
     pub(crate) deadline: Duration,
 }
 
+/// Whether an answer holds for as long as nothing changes that it depends on. One that came about because
+/// something ran out for a moment does not.
+pub(crate) trait Answer: Serialize + DeserializeOwned {
+    fn is_lasting(&self) -> bool;
+}
+
 #[derive(Debug, Serialize, Deserialize)]
-struct Remembered<Key, Answer> {
+struct Remembered<Key, Found> {
     key: Key,
-    answer: Answer,
+    answer: Found,
 }
 
 impl<Key: Serialize + DeserializeOwned + PartialEq> Question<Key> {
     /// The answer, remembered or fresh; or why there is none, for people.
-    pub(crate) async fn answer<Answer>(self, config: &Config) -> Result<Answer, String>
-    where
-        Answer: Serialize + DeserializeOwned,
-    {
-        match remembered::<Remembered<Key, Answer>>(&config.cache_dir.join(self.memory)) {
+    pub(crate) async fn answer<Found: Answer>(self, config: &Config) -> Result<Found, String> {
+        match remembered::<Remembered<Key, Found>>(&config.cache_dir.join(self.memory)) {
             Some(Remembered { key, answer }) if key == self.depends_on => Ok(answer),
             _ => self.fresh_answer(config).await,
         }
     }
 
     /// The same, whatever is remembered.
-    pub(crate) async fn fresh_answer<Answer>(self, config: &Config) -> Result<Answer, String>
-    where
-        Answer: Serialize + DeserializeOwned,
-    {
+    pub(crate) async fn fresh_answer<Found: Answer>(
+        self,
+        config: &Config,
+    ) -> Result<Found, String> {
         let output = tokio::process::Command::new(&config.pyro)
             .args(&self.arguments)
             .env_clear()
@@ -59,14 +62,39 @@ impl<Key: Serialize + DeserializeOwned + PartialEq> Question<Key> {
             .map_err(|error| {
                 format!("the probe `{}` does not start: {error}", config.pyro.display())
             })?;
-        let answer = serde_json::from_slice(&output.stdout)
+        let answer: Found = serde_json::from_slice(&output.stdout)
             .map_err(|_| format!("the probe failed ({})", output.status))?;
+        if !answer.is_lasting() {
+            return Ok(answer);
+        }
         let remembered = Remembered { key: self.depends_on, answer };
-        // Forgetting costs a few milliseconds next time.
+        // Forgetting costs some milliseconds next time.
         remember(&config.cache_dir.join(self.memory), &remembered).ok();
         Ok(remembered.answer)
     }
 }
+
+/// What the kernel lets this process do, as far as `/proc` tells: user, groups, privileges, filters, and
+/// the profile of its security module.
+pub(crate) fn privileges() -> Vec<String> {
+    let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
+    let is_privilege = |line: &&str| PRIVILEGES.iter().any(|name| line.starts_with(name));
+    let mut privileges: Vec<_> = status.lines().filter(is_privilege).map(str::to_owned).collect();
+    privileges.extend(fs_err::read_to_string("/proc/self/attr/current"));
+    privileges
+}
+
+const PRIVILEGES: [&str; 9] = [
+    "Uid:",
+    "Gid:",
+    "Groups:",
+    "CapPrm:",
+    "CapEff:",
+    "CapBnd:",
+    "NoNewPrivs:",
+    "Seccomp:",
+    "Seccomp_filters:",
+];
 
 /// Changes with every boot of the host.
 pub(crate) fn boot_id() -> String {

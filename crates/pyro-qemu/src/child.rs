@@ -57,9 +57,10 @@ impl AsRawFd for Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Neither can fail for a child that is not yet collected.
-        self.kill().ok();
-        self.collect().ok();
+        // One that may not be killed must not be waited for. It dies with this process at the latest.
+        if self.kill().is_ok() {
+            self.collect().ok();
+        }
     }
 }
 

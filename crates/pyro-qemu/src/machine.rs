@@ -110,6 +110,8 @@ pub struct CommandLine {
     pub arguments: Vec<String>,
     /// Each descriptor with the number it must have in QEMU, none above 63.
     pub files: Vec<(OwnedFd, RawFd)>,
+    /// Numbers of files that are shared with others, and must not be changed in any way.
+    pub read_only: Vec<RawFd>,
     pub memory_mib: u32,
     pub needs_kvm: bool,
 }
@@ -162,13 +164,22 @@ pub(crate) fn restored_state_uri() -> String {
 impl CommandLine {
     fn new(accelerator: Accelerator, memory_mib: u32) -> Self {
         let needs_kvm = accelerator == Accelerator::Kvm;
-        Self { arguments: Vec::new(), files: Vec::new(), memory_mib, needs_kvm }
+        let (arguments, files, read_only) = (Vec::new(), Vec::new(), Vec::new());
+        Self { arguments, files, read_only, memory_mib, needs_kvm }
     }
 
-    /// No machine: the program tells its version and ends, which shows that it starts.
-    pub(crate) fn version(accelerator: Accelerator) -> Self {
+    /// A machine with nothing in it, which shows all the same that QEMU starts, has its accelerator, and
+    /// filters its system calls. It says so on its monitor.
+    pub(crate) fn empty_machine(accelerator: Accelerator, monitor: OwnedFd) -> Self {
         let mut line = Self::new(accelerator, 0);
-        line.arguments.push("--version".to_owned());
+        line.option("-M", format!("none,accel={}", accelerator.name()));
+        for flag in ["-nodefaults", "-no-user-config", "-S"] {
+            line.arguments.push(flag.to_owned());
+        }
+        line.option("-display", "none");
+        line.option("-sandbox", SANDBOX);
+        line.socket("monitor", monitor, child_fd::MONITOR);
+        line.option("-mon", "chardev=monitor,mode=control");
         line
     }
 
@@ -215,7 +226,10 @@ impl CommandLine {
 
     fn disk(&mut self, index: usize, disk: Disk) {
         let (files, options) = match disk.image {
-            Image::ReadOnly { file } => (vec![file], "readonly=on"),
+            Image::ReadOnly { file } => {
+                self.read_only.push(self.next_disk_fd());
+                (vec![file], "readonly=on")
+            }
             // The image lives no longer than its VM, so no write must ever reach the platter. A full
             // host disk is the guest's I/O error: by default QEMU would pause the machine for ever.
             Image::Writable { read_write, read_only } => (

@@ -61,6 +61,16 @@ impl Monitor {
         Self { stream: BufReader::new(stream) }
     }
 
+    /// Waits until QEMU greets, which it does when everything it was asked for is there.
+    pub(crate) async fn greeted(&mut self) -> Result<(), MonitorError> {
+        self.next_line().await.map(drop)
+    }
+
+    /// Asks QEMU to end by itself.
+    pub(crate) async fn quit(&mut self) -> Result<(), MonitorError> {
+        self.send(&[json!({ "execute": "qmp_capabilities" }), json!({ "execute": "quit" })]).await
+    }
+
     /// Writes the device state of a running machine to `state`. On success the machine stands still,
     /// and its memory's file holds its memory.
     ///

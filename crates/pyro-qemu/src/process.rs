@@ -44,6 +44,13 @@ pub struct QemuEnd {
     pub complaint: String,
 }
 
+impl SpawnError {
+    /// Whether the same would be refused again.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.source.is_lasting()
+    }
+}
+
 impl QemuProcess {
     /// Starts the program at `path`. Must be called on the thread that lives as long as the process,
     /// because QEMU is killed with it.
@@ -69,6 +76,13 @@ impl QemuProcess {
         self.group.limited()
     }
 
+    /// Whether the process filters its system calls, as the kernel sees it.
+    pub(crate) fn has_filter(&self) -> bool {
+        let status = format!("/proc/{}/status", self.child.get_ref().pid());
+        // SECCOMP_MODE_FILTER
+        fs_err::read_to_string(status).is_ok_and(|status| status.contains("\nSeccomp:\t2\n"))
+    }
+
     /// Waits until the process ends by itself. Cancel-safe.
     pub async fn wait(&mut self) -> io::Result<QemuEnd> {
         let mut buffer = [0; 512];
@@ -90,6 +104,10 @@ impl QemuProcess {
 
     /// Kills the process and waits until it is gone, and with it every page and file it held.
     pub async fn kill(mut self) -> io::Result<()> {
+        self.end().await
+    }
+
+    pub(crate) async fn end(&mut self) -> io::Result<()> {
         self.child.get_ref().kill()?;
         drop(self.child.readable().await?);
         self.child.get_mut().collect()?;

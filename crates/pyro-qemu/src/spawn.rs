@@ -26,9 +26,13 @@ use crate::confinement::{Landlock, Limits, NOBODY, Tree};
 use crate::machine::CommandLine;
 use crate::sys::{self, Arguments};
 
-/// Descriptors are moved above this before they get the numbers that the program knows, all of which
-/// are below.
-const FIRST_SPARE_DESCRIPTOR: RawFd = 200;
+/// Descriptors are moved to this and above before they get the numbers that the program knows, all of
+/// which are below.
+const FIRST_SPARE_DESCRIPTOR: RawFd = 64;
+
+/// The one variable in the environment. Without it the C library reserves address space for each thread on
+/// hosts with many CPUs, and there is a limit.
+const FEW_ARENAS: &CStr = c"MALLOC_ARENA_MAX=4";
 
 /// The exit code of a process that did not get as far as the program.
 const NOT_STARTED: i32 = 127;
@@ -52,12 +56,15 @@ pub(crate) enum NotStarted {
 struct Prepared {
     program: CString,
     arguments: Arguments,
+    environment: Arguments,
     identity: Identity,
     tree: Option<Tree>,
     landlock: Option<Landlock>,
     limits: Limits,
     /// Each with the number that the program knows.
     files: Vec<(OwnedFd, RawFd)>,
+    /// The same for files that the process opens in its own tree, where nothing can be done to them.
+    tree_files: Vec<(CString, RawFd)>,
     /// A process descriptor of the parent.
     parent: OwnedFd,
     report: OwnedFd,
@@ -71,6 +78,24 @@ enum Identity {
         groups: Vec<u8>,
     },
     Caller,
+}
+
+impl NotStarted {
+    /// Whether the same would be refused again: a matter of what is allowed, not of what there is.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::NoMoreNamespaces | Self::NoRules { .. } => true,
+            Self::CannotPrepare { source }
+            | Self::CannotClone { source }
+            | Self::StepFailed { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::Unsupported
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::NotFound
+            ),
+        }
+    }
 }
 
 /// What the new process does, in this order.
@@ -148,23 +173,36 @@ fn prepare(
     files.push((null.try_clone().map_err(cannot_prepare)?, 0));
     files.push((null, 1));
     files.push((stderr, 2));
-    let files = files.into_iter().map(|(file, number)| Ok((spare(file)?, number)));
+    let mut tree_files = Vec::new();
     let (tree, landlock) = match namespaces {
         Namespaces::All => {
             let as_root = identity == QemuIdentity::Nobody;
-            let tree = Tree::for_program(program, needs_kvm, as_root).map_err(cannot_prepare)?;
+            let mut tree =
+                Tree::for_program(program, needs_kvm, as_root).map_err(cannot_prepare)?;
+            if identity == QemuIdentity::UserNamespace {
+                let (read_only, others) = files
+                    .into_iter()
+                    .partition::<Vec<_>, _>(|(_, number)| line.read_only.contains(number));
+                files = others;
+                for (file, number) in read_only {
+                    let place = tree.add_file(&file, number).map_err(cannot_prepare)?;
+                    tree_files.push((place, number));
+                }
+            }
             (Some(tree), Landlock::in_own_tree())
         }
         Namespaces::WithoutFileTree | Namespaces::None => {
             (None, Landlock::on_host(program, needs_kvm))
         }
     };
+    let files = files.into_iter().map(|(file, number)| Ok((spare(file)?, number)));
     let landlock = landlock.map_err(|source| NotStarted::NoRules { source })?;
     let parent = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
         .map_err(|errno| cannot_prepare(errno.into()))?;
     Ok(Prepared {
         program: c_string(program.as_os_str().as_bytes()).map_err(cannot_prepare)?,
         arguments: arguments(program, &line.arguments).map_err(cannot_prepare)?,
+        environment: Arguments::new(vec![FEW_ARENAS.to_owned()]),
         identity: match identity {
             QemuIdentity::Nobody => Identity::Nobody,
             QemuIdentity::UserNamespace => Identity::mapped(),
@@ -177,6 +215,7 @@ fn prepare(
             .map_err(cannot_prepare)?,
         limits: Limits::new(line.memory_mib, file_bytes),
         files: files.collect::<io::Result<_>>().map_err(cannot_prepare)?,
+        tree_files,
         parent: spare(parent).map_err(cannot_prepare)?,
         report: spare(report).map_err(cannot_prepare)?,
     })
@@ -219,14 +258,20 @@ impl Prepared {
             Step::DieWithParent => die_with(&self.parent),
             Step::EnforceLandlock => self.landlock.as_ref().map_or(Ok(()), Landlock::enforce),
             Step::PassFiles => self.pass_files(),
-            Step::Execute => Err(sys::execute(&self.program, &self.arguments)),
+            Step::Execute => Err(sys::execute(&self.program, &self.arguments, &self.environment)),
         }
     }
 
     fn pass_files(&self) -> Result<(), Errno> {
         // Whatever else this process, and those that started it, have open.
-        sys::close_on_execute(3)?;
+        sys::close_on_execute(3);
         for (file, number) in &self.files {
+            sys::duplicate(file.as_fd(), *number)?;
+        }
+        for (path, number) in &self.tree_files {
+            let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            // Away from the numbers that are still to be given.
+            let file = rustix::io::fcntl_dupfd_cloexec(&file, FIRST_SPARE_DESCRIPTOR)?;
             sys::duplicate(file.as_fd(), *number)?;
         }
         Ok(())
@@ -253,6 +298,7 @@ impl Identity {
     fn drop_privileges(&self) -> Result<(), Errno> {
         // Out of the terminal's reach, and of its signals.
         rustix::process::setsid()?;
+        sys::leave_keyring();
         drop_bounding_set()?;
         if matches!(self, Self::Nobody) {
             let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));

@@ -69,12 +69,20 @@ impl Arguments {
     }
 }
 
-/// Becomes `program`, with an empty environment. Returns only if that fails.
-pub(crate) fn execute(program: &CStr, arguments: &Arguments) -> Errno {
-    let environment = [ptr::null()];
+/// Becomes `program`. Returns only if that fails.
+pub(crate) fn execute(program: &CStr, arguments: &Arguments, environment: &Arguments) -> Errno {
+    let (arguments, environment) = (arguments.pointers.as_ptr(), environment.pointers.as_ptr());
     // SAFETY: both lists end with a null pointer, and their strings live as long as the borrows.
-    unsafe { libc::execve(program.as_ptr(), arguments.pointers.as_ptr(), environment.as_ptr()) };
+    unsafe { libc::execve(program.as_ptr(), arguments, environment) };
     last_errno()
+}
+
+/// Leaves the session's keyring, with whatever its user keeps there, for a new one. Kernels without
+/// keyrings have nothing to leave.
+pub(crate) fn leave_keyring() {
+    const JOIN_SESSION_KEYRING: c_int = 1;
+    // SAFETY: the null pointer asks for a keyring without a name.
+    unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, ptr::null::<c_char>()) };
 }
 
 /// Gives the file of `descriptor` the number `number` as well, whatever had it before, and leaves it
@@ -86,13 +94,25 @@ pub(crate) fn duplicate(descriptor: BorrowedFd<'_>, number: RawFd) -> Result<(),
 }
 
 /// Has every descriptor from `first` on closed when a program is executed.
-pub(crate) fn close_on_execute(first: RawFd) -> Result<(), Errno> {
+pub(crate) fn close_on_execute(first: RawFd) {
     // SAFETY: this changes a flag of descriptors, and closes none.
     let changed = unsafe {
         libc::syscall(libc::SYS_close_range, first, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
-    if changed < 0 { Err(last_errno()) } else { Ok(()) }
+    if changed >= 0 {
+        return;
+    }
+    // Linux before 5.11 cannot do it in one go, and some containers do not let it.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let last = limit.and_then(|limit| RawFd::try_from(limit).ok()).unwrap_or(RawFd::MAX);
+    for number in first..last.min(DESCRIPTORS_MAX) {
+        // SAFETY: this changes a flag of a descriptor, if there is one.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
 }
+
+/// The kernel's own limit of open files of a process (`fs.nr_open`), unless it was changed.
+const DESCRIPTORS_MAX: RawFd = 1 << 20;
 
 /// Makes the mount at `path` and all below it read-only, and without effect of set-user-ID bits.
 pub(crate) fn mount_read_only(path: &CStr) -> Result<(), Errno> {

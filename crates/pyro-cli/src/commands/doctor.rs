@@ -99,12 +99,13 @@ fn confinement(report: &ConfinementReport) -> String {
         },
         match report.namespaces {
             Namespaces::All => "files, processes, network of its own",
-            Namespaces::WithoutFileTree => "network of its own, host's file tree",
-            Namespaces::None => "NO namespaces",
+            Namespaces::WithoutFileTree => "network of its own, NO files of its own",
+            Namespaces::None => "NO files and network of its own",
         },
     ];
     parts.push(if report.landlock_abi > 0 { "Landlock" } else { "NO Landlock" });
-    parts.extend(["seccomp", "resource limits"]);
+    parts.push(if report.seccomp { "seccomp" } else { "NO seccomp" });
+    parts.push("resource limits");
     if !report.control_group.is_empty() {
         parts.push("control group");
     }

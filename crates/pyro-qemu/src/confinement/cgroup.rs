@@ -1,8 +1,8 @@
 //! Control groups: a bound on the memory and the threads of one QEMU, whatever it does, see cgroups(7).
 //!
-//! Only where this user may make groups: root nearly everywhere, others where their part of the tree was
-//! delegated to them, as in a desktop session. In the second version of the interface a group with
-//! processes in it has no limited groups below, so the new group is a neighbour of this process's own.
+//! Only where this user may make groups below the own one, so that whatever limits that holds as well. In
+//! the first version of the interface that is root; in the second a group with processes in it has no
+//! limited groups below, so it is whoever runs in the root of a tree that was delegated.
 //!
 //! A group is a directory and outlives whoever made it. One whose maker is gone is deleted by the next
 //! that makes one.
@@ -89,6 +89,8 @@ impl ControlGroup {
             return Ok(Vec::new());
         }
         let directory = place.directory.join(format!("{PREFIX}{}-{number}", std::process::id()));
+        // One of a dead process that had this number is in the way.
+        fs_err::remove_dir(&directory).ok();
         fs_err::create_dir(&directory)?;
         self.directories.push(directory.clone());
         let memory = (u64::from(memory_mib) << 20) + MEMORY_BESIDE_GUEST_BYTES;
@@ -154,9 +156,7 @@ fn places(own: &str, mounts: &str) -> Vec<Place> {
         let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         if controllers.is_empty() {
             let Some(own) = directory_of(path, mounts, "cgroup2", "") else { continue };
-            let neighbours = own.parent().map(Path::to_owned);
-            let both = std::iter::once(own).chain(neighbours);
-            places.extend(both.map(|directory| Place { directory, version: Version::Two }));
+            places.push(Place { directory: own, version: Version::Two });
             continue;
         }
         for (name, controller) in [("memory", Controller::Memory), ("pids", Controller::Pids)] {
@@ -206,18 +206,16 @@ mod tests {
                 place("/sys/fs/cgroup/pids/", Version::One(Controller::Pids)),
                 place("/sys/fs/cgroup/memory/service/a", Version::One(Controller::Memory)),
                 place("/sys/fs/cgroup/unified/", Version::Two),
-                place("/sys/fs/cgroup", Version::Two),
             ]
         );
     }
 
     #[test]
-    fn in_the_second_version_a_group_is_made_beside_the_own_one() {
+    fn in_the_second_version_a_group_is_made_below_the_own_one() {
         let mounts = "25 20 0:22 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
-        let own = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/a.scope\n";
-        let session = "/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/app.slice";
-        let found: Vec<_> = places(own, mounts).into_iter().map(|place| place.directory).collect();
-        assert_eq!(found, [Path::new(session).join("a.scope"), session.into()]);
+        let places = places("0::/user.slice/a.scope\n", mounts);
+        let directory = PathBuf::from("/sys/fs/cgroup/user.slice/a.scope");
+        assert_eq!(places, [Place { directory, version: Version::Two }]);
     }
 
     #[test]

@@ -20,16 +20,23 @@ pub(crate) use self::limits::Limits;
 pub(crate) use self::tree::Tree;
 
 use std::path::Path;
+use std::time::Duration;
 
 use pyro_protocol::client::{Accelerator, Confinement, Namespaces, QemuIdentity};
 use rustix::fs::Uid;
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 
 use crate::machine::CommandLine;
+use crate::monitor::Monitor;
 use crate::process::QemuProcess;
 
 /// The user that owns nothing, by an old convention (`overflowuid`, `user_namespaces(7)`).
 pub(crate) const NOBODY: u32 = 65534;
+
+/// For an empty machine to come up; a busy host gets the rest.
+const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How far a QEMU can be confined on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +47,8 @@ pub struct ConfinementProbe {
     pub landlock_abi: i32,
     /// What control groups limit beyond the limits of the process itself.
     pub control_group: Vec<Controller>,
+    /// QEMU filters its own system calls.
+    pub seccomp: bool,
     /// What would be better, and why it cannot be had.
     pub refused: Vec<Refused>,
 }
@@ -49,9 +58,25 @@ pub struct ConfinementProbe {
 pub struct Refused {
     pub confinement: Confinement,
     pub reason: String,
+    /// It would be refused again, because it is not allowed. What failed because something ran out may
+    /// succeed the next time.
+    pub lasting: bool,
 }
 
-/// Finds the best confinement in which the program at `qemu` starts. Takes some hundredths of a second.
+impl ConfinementProbe {
+    /// Whether a probe would find the same again.
+    pub fn is_lasting(&self) -> bool {
+        self.in_force.is_some() && self.refused.iter().all(|refused| refused.lasting)
+    }
+
+    /// Whether nothing better is known.
+    pub fn is_complete(&self) -> bool {
+        self.in_force.is_some() && self.refused.is_empty() && self.landlock_abi > 0 && self.seccomp
+    }
+}
+
+/// Finds the best confinement in which the program at `qemu` starts and can be ended. Takes some hundredths
+/// of a second for each that is tried.
 ///
 /// To be called on a thread that lives until this is done: a confined process dies with the thread
 /// that started it.
@@ -60,43 +85,99 @@ pub async fn probe(qemu: &Path, accelerator: Accelerator) -> ConfinementProbe {
         in_force: None,
         landlock_abi: crate::sys::landlock_abi(),
         control_group: Vec::new(),
+        seccomp: false,
         refused: Vec::new(),
     };
-    for confinement in candidates(rustix::process::geteuid(), accelerator) {
+    for confinement in candidates(&Caller::this_process(), accelerator) {
         match try_out(qemu, accelerator, confinement).await {
-            Ok(control_group) => {
+            Ok(seen) => {
                 probe.in_force = Some(confinement);
-                probe.control_group = control_group;
+                probe.control_group = seen.control_group;
+                probe.seccomp = seen.seccomp;
                 break;
             }
-            Err(reason) => probe.refused.push(Refused { confinement, reason }),
+            Err((reason, lasting)) => {
+                probe.refused.push(Refused { confinement, reason, lasting });
+            }
         }
     }
     probe
 }
 
+/// What was seen at a QEMU that started.
+struct Seen {
+    control_group: Vec<Controller>,
+    seccomp: bool,
+}
+
+/// Starts an empty machine and ends it. A failure tells why, and whether it would last.
 async fn try_out(
     qemu: &Path,
     accelerator: Accelerator,
     confinement: Confinement,
-) -> Result<Vec<Controller>, String> {
-    let line = CommandLine::version(accelerator);
-    let mut process =
-        QemuProcess::spawn(qemu, line, confinement).map_err(|error| crate::causes(&error))?;
-    match process.wait().await {
-        Ok(end) if end.status.success() => Ok(process.control_group().to_vec()),
-        Ok(end) => Err(format!("QEMU ended with {}: {}", end.status, end.complaint)),
-        Err(error) => Err(error.to_string()),
+) -> Result<Seen, (String, bool)> {
+    let passing = |error: &dyn std::fmt::Display| (error.to_string(), false);
+    let (ours, its) = std::os::unix::net::UnixStream::pair().map_err(|error| passing(&error))?;
+    ours.set_nonblocking(true).map_err(|error| passing(&error))?;
+    let ours = UnixStream::from_std(ours).map_err(|error| passing(&error))?;
+    let line = CommandLine::empty_machine(accelerator, its.into());
+    let mut process = QemuProcess::spawn(qemu, line, confinement)
+        .map_err(|error| (crate::causes(&error), error.is_lasting()))?;
+    let mut monitor = Monitor::new(ours);
+    let end = tokio::select! {
+        greeted = tokio::time::timeout(PROBE_DEADLINE, monitor.greeted()) => match greeted {
+            Ok(Ok(())) => None,
+            // Its end closes the monitor, and how it ended tells more.
+            Ok(Err(_)) => tokio::time::timeout(PROBE_DEADLINE, process.wait()).await.ok(),
+            Err(_) => return Err(("QEMU does not come up in time".to_owned(), false)),
+        },
+        end = process.wait() => Some(end),
+    };
+    if let Some(end) = end {
+        let end = end.map_err(|error| passing(&error))?;
+        // Killed, it was not QEMU's choice.
+        let lasting = end.status.code().is_some();
+        return Err((format!("QEMU ended with {}: {}", end.status, end.complaint), lasting));
+    }
+    let seen =
+        Seen { control_group: process.control_group().to_vec(), seccomp: process.has_filter() };
+    match process.end().await {
+        Ok(()) => Ok(seen),
+        Err(error) => {
+            // Or it would be there for ever.
+            monitor.quit().await.ok();
+            Err((format!("it cannot be ended: {error}"), true))
+        }
+    }
+}
+
+/// Who wants to confine a QEMU.
+struct Caller {
+    user: Uid,
+    /// May end processes of other users.
+    kills: bool,
+    landlock: bool,
+}
+
+impl Caller {
+    fn this_process() -> Self {
+        let capabilities = rustix::thread::capabilities(None);
+        Self {
+            user: rustix::process::geteuid(),
+            kills: capabilities.is_ok_and(|sets| sets.effective.contains(CapabilitySet::KILL)),
+            landlock: crate::sys::landlock_abi() > 0,
+        }
     }
 }
 
 /// From the best to the least. All of them keep Landlock, resource limits, and the filter.
-fn candidates(user: Uid, accelerator: Accelerator) -> Vec<Confinement> {
+fn candidates(caller: &Caller, accelerator: Accelerator) -> Vec<Confinement> {
     use Namespaces as N;
     use QemuIdentity as I;
-    let all = if user.is_root() {
+    let mut all = if caller.user.is_root() {
         vec![
             (I::Nobody, N::All),
+            (I::Nobody, N::WithoutFileTree),
             (I::UserNamespace, N::All),
             (I::UserNamespace, N::WithoutFileTree),
             (I::Nobody, N::None),
@@ -109,12 +190,18 @@ fn candidates(user: Uid, accelerator: Accelerator) -> Vec<Confinement> {
             (I::Caller, N::None),
         ]
     };
+    if caller.user.is_root() && !caller.landlock {
+        // Only another user keeps root's files out of reach then.
+        all.swap(3, 4);
+    }
     // The device may belong to root alone. Only in a file tree of its own can nobody have it.
     let needs_device = |(identity, namespaces)| {
         accelerator == Accelerator::Kvm && identity == I::Nobody && namespaces != N::All
     };
+    // A process of another user that may not be killed would be there for ever.
+    let is_out_of_reach = |(identity, _)| identity == I::Nobody && !caller.kills;
     all.into_iter()
-        .filter(|candidate| !needs_device(*candidate))
+        .filter(|candidate| !needs_device(*candidate) && !is_out_of_reach(*candidate))
         .map(|(identity, namespaces)| Confinement { identity, namespaces })
         .collect()
 }
@@ -132,7 +219,7 @@ mod tests {
 
     /// Everything that this user may have; the tests run as root and as others.
     fn all() -> Vec<Confinement> {
-        candidates(rustix::process::geteuid(), Accelerator::Tcg)
+        candidates(&Caller::this_process(), Accelerator::Tcg)
     }
 
     /// What a shell script in QEMU's place writes to its standard error.
@@ -153,6 +240,7 @@ mod tests {
         let probe = probe(&qemu, Accelerator::Tcg).await;
         assert_eq!(probe.in_force, Some(all()[0]), "{probe:#?}");
         assert_eq!(probe.refused, []);
+        assert!(probe.is_complete() && probe.is_lasting(), "{probe:#?}");
     }
 
     #[tokio::test]
@@ -230,7 +318,7 @@ mod tests {
     #[tokio::test]
     async fn no_other_process_is_in_reach() {
         let this = std::process::id();
-        let script = format!("kill -0 {this} && echo reached; kill -0 -1 && echo all; echo done");
+        let script = format!("kill -0 {this} && echo reached; echo done");
         for confinement in all() {
             let said = shell(confinement, &script).await;
             assert!(said.ends_with("done"), "{said}");
@@ -272,17 +360,54 @@ mod tests {
     async fn resources_are_limited() {
         for confinement in all() {
             let said = shell(confinement, "ulimit -c; ulimit -n; ulimit -l; ulimit -v").await;
-            assert_eq!(said, "0\n256\n0\n4194304", "{confinement:?}");
+            assert_eq!(said, "0\n256\n0\n8388608", "{confinement:?}");
         }
     }
 
     #[test]
     fn under_kvm_nobody_needs_a_file_tree_with_the_device() {
-        let root = candidates(Uid::ROOT, Accelerator::Kvm);
-        assert!(!root.contains(&Confinement {
-            identity: QemuIdentity::Nobody,
-            namespaces: Namespaces::None
-        }));
+        let root = Caller { user: Uid::ROOT, kills: true, landlock: true };
+        let root = candidates(&root, Accelerator::Kvm);
+        let nobody = root.iter().filter(|candidate| candidate.identity == QemuIdentity::Nobody);
+        assert!(nobody.eq([&root[0]]), "{root:?}");
         assert_eq!(root.last(), Some(&LEAST));
+    }
+
+    #[test]
+    fn who_may_not_kill_others_does_not_become_another() {
+        let root = Caller { user: Uid::ROOT, kills: false, landlock: true };
+        let root = candidates(&root, Accelerator::Tcg);
+        assert!(root.iter().all(|candidate| candidate.identity != QemuIdentity::Nobody));
+    }
+
+    #[test]
+    fn without_landlock_root_is_no_owner_of_the_files_it_sees() {
+        let root = Caller { user: Uid::ROOT, kills: true, landlock: false };
+        let root = candidates(&root, Accelerator::Tcg);
+        let first_on_host = root.iter().find(|candidate| {
+            candidate.namespaces != Namespaces::All && candidate.identity != QemuIdentity::Nobody
+        });
+        let nobody = root.iter().rposition(|it| it.identity == QemuIdentity::Nobody);
+        assert!(nobody < root.iter().position(|candidate| Some(candidate) == first_on_host));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_shared_can_be_read_and_nothing_else() {
+        let mut shared = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        shared.write_all(b"shared").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        fs_err::set_permissions(shared.path(), mode).unwrap();
+        for confinement in all().into_iter().filter(|it| it.namespaces == Namespaces::All) {
+            let script = "exec >&2; cat <&10; for fd in /proc/self/fd/10 /proc/$$/fd/10; do
+                echo new >$fd; chmod 000 $fd; done; echo done";
+            let mut line = CommandLine::for_test(&["-c", script]);
+            line.files.push((fs_err::File::open(shared.path()).unwrap().into_file().into(), 10));
+            line.read_only.push(10);
+            let said = said(confinement, line).await;
+            assert!(said.starts_with("shared") && said.ends_with("done"), "{said}");
+            assert_eq!(fs_err::read(shared.path()).unwrap(), b"shared");
+            let mode = fs_err::metadata(shared.path()).unwrap().permissions();
+            assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o644, "{said}");
+        }
     }
 }

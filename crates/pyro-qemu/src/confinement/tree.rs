@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -111,6 +112,20 @@ impl Tree {
         Ok(())
     }
 
+    /// Adds a file that is open, and gives its path in the tree. A descriptor of it that is opened there can
+    /// be turned into nothing else: the tree is read-only, whoever owns the file.
+    pub(crate) fn add_file(&mut self, file: &OwnedFd, number: RawFd) -> io::Result<CString> {
+        let path = fs_err::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let (open, named) = (rustix::fs::fstat(file)?, rustix::fs::stat(&path)?);
+        if (open.st_dev, open.st_ino) != (named.st_dev, named.st_ino) {
+            return Err(io::Error::other(format!("`{}` was replaced", path.display())));
+        }
+        let over = CString::new(format!("file-{number}")).map_err(io::Error::other)?;
+        self.steps.push(Step::File(over.clone()));
+        self.steps.push(Step::Mount { from: c_string(&path)?, over });
+        CString::new(format!("/file-{number}")).map_err(io::Error::other)
+    }
+
     /// Makes the tree and moves this process into it, for ever. Makes system calls only; needs a mount
     /// namespace of its own and the right to mount there.
     pub(crate) fn enter(&self) -> Result<(), Errno> {
@@ -172,7 +187,8 @@ pub(super) fn readable_directories(program: &Path) -> Vec<PathBuf> {
     directories
 }
 
-/// Where a program has its own files, if it is not a part of the system. Never a whole home.
+/// Where a program has its own files, if it is not a part of the system: the directory it lies in, and
+/// what QEMU installs beside a `bin`.
 fn own_directories(program: &Path) -> Vec<PathBuf> {
     if let Some(store) = PACKAGE_STORES.iter().find(|store| program.starts_with(store)) {
         return vec![PathBuf::from(store)];

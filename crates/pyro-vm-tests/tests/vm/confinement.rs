@@ -118,9 +118,9 @@ fn qemu_takes_no_more_of_the_host_than_it_may() {
         assert_eq!(limit("Max core file size"), "0");
         assert_eq!(limit("Max open files"), "256");
         assert_eq!(limit("Max locked memory"), "0");
-        // The scratch disk, and four gigabytes beside the guest's one.
+        // The scratch disk, and eight gigabytes beside the guest's one.
         assert_eq!(limit("Max file size"), (8_u64 << 30).to_string());
-        assert_eq!(limit("Max address space"), (5_u64 << 30).to_string());
+        assert_eq!(limit("Max address space"), (9_u64 << 30).to_string());
     });
 }
 
