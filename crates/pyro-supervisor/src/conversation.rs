@@ -34,6 +34,9 @@ const KILL_GRACE: Duration = Duration::from_secs(10);
 /// SIGKILL, the signal that ended a run whose VM was destroyed under it.
 const SIGKILL: u8 = 9;
 
+/// Every signal that Linux has, see signal(7).
+const SIGNALS: std::ops::RangeInclusive<u8> = 1..=64;
+
 /// What is to be sent after an event.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outgoing {
@@ -49,6 +52,8 @@ pub(crate) struct Conversation {
 
 #[derive(Debug)]
 struct Run {
+    /// Whether the agent says that the command is being executed.
+    progress: Progress,
     state: RunState,
     started: Instant,
     /// When the present state has lasted too long.
@@ -56,6 +61,12 @@ struct Run {
     stdin: Credit,
     stdout: Credit,
     stderr: Credit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Requested,
+    Started,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +86,8 @@ pub(crate) enum GuestFault {
     UnknownRun,
     #[error("the guest's agent sent a message out of turn")]
     OutOfTurn,
+    #[error("the guest's agent told of an end by signal {signal}, which Linux does not have")]
+    NoSignal { signal: u8 },
     #[error("the guest's agent gave up: {reason}")]
     GaveUp { reason: String },
     #[error("the guest did not end a command within {} seconds", KILL_GRACE.as_secs())]
@@ -138,7 +151,7 @@ impl Conversation {
                 if frame.payload.is_empty() {
                     return Err(GuestFault::OutOfTurn);
                 }
-                let run = self.run_of_guest(frame.run)?;
+                let run = self.run_of_guest(frame.run, Progress::Started)?;
                 run.output_credit(stream)
                     .spend(frame.payload.len())
                     .map_err(|source| GuestFault::BeyondCredit { source })?;
@@ -226,30 +239,34 @@ impl Conversation {
     ) -> Result<Vec<Outgoing>, GuestFault> {
         match message {
             FromGuest::Started { run } => {
-                self.run_of_guest(run)?;
+                // Said again and again it would cost no credit.
+                self.run_of_guest(run, Progress::Requested)?.progress = Progress::Started;
                 Ok(Vec::new())
             }
             FromGuest::StartFailed { run, reason } => {
-                self.runs.remove(&run).ok_or(GuestFault::UnknownRun)?;
+                self.run_of_guest(run, Progress::Requested)?;
+                self.runs.remove(&run);
                 let failure = Failure::new(FailureKind::InvalidInput, "cannot start the command")
                     .cause(text(reason));
                 Ok(vec![to_client(&FromSupervisor::RunFailed { run, failure })])
             }
             FromGuest::GrantStdin { bytes: 0, .. } => Err(GuestFault::OutOfTurn),
             FromGuest::GrantStdin { run, bytes } => {
-                self.run_of_guest(run)?
+                self.run_of_guest(run, Progress::Started)?
                     .stdin
                     .grant(bytes)
                     .map_err(|source| GuestFault::BeyondCredit { source })?;
                 Ok(vec![to_client(&FromSupervisor::GrantStdin { run, bytes })])
             }
             FromGuest::Exited { run, status, out_of_memory } => {
-                let ended = self.runs.remove(&run).ok_or(GuestFault::UnknownRun)?;
+                check_signal(status)?;
+                let ended = self.run_of_guest(run, Progress::Started)?;
                 let reason = match ended.state {
                     RunState::Running => EndReason::Finished,
                     RunState::Ending(reason) => reason,
                 };
                 let end = RunEnd { status, duration: now - ended.started, reason, out_of_memory };
+                self.runs.remove(&run);
                 Ok(vec![to_client(&FromSupervisor::Ended { run, end })])
             }
             FromGuest::Fatal { reason } => Err(GuestFault::GaveUp { reason: text(reason) }),
@@ -259,14 +276,17 @@ impl Conversation {
         }
     }
 
-    fn run_of_guest(&mut self, id: RunId) -> Result<&mut Run, GuestFault> {
-        self.runs.get_mut(&id).ok_or(GuestFault::UnknownRun)
+    /// The run of which the guest speaks, if what it says belongs to this `progress`.
+    fn run_of_guest(&mut self, id: RunId, progress: Progress) -> Result<&mut Run, GuestFault> {
+        let run = self.runs.get_mut(&id).ok_or(GuestFault::UnknownRun)?;
+        if run.progress == progress { Ok(run) } else { Err(GuestFault::OutOfTurn) }
     }
 }
 
 impl Run {
     fn new(now: Instant, timeout: Duration) -> Self {
         Self {
+            progress: Progress::Requested,
             state: RunState::Running,
             started: now,
             deadline: now + timeout,
@@ -287,6 +307,16 @@ impl Run {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         }
+    }
+}
+
+/// A status becomes an exit code, and must not leave the range of one.
+fn check_signal(status: ExitStatus) -> Result<(), GuestFault> {
+    match status {
+        ExitStatus::Signaled { signal } if !SIGNALS.contains(&signal) => {
+            Err(GuestFault::NoSignal { signal })
+        }
+        ExitStatus::Signaled { .. } | ExitStatus::Exited { .. } => Ok(()),
     }
 }
 
@@ -333,6 +363,7 @@ mod tests {
     fn started(now: Instant) -> Conversation {
         let mut conversation = Conversation::default();
         conversation.client_sent(&message_frame(&start(RUN)), now).unwrap();
+        conversation.guest_sent(&message_frame(&FromGuest::Started { run: RUN }), now).unwrap();
         conversation
     }
 
@@ -374,10 +405,32 @@ mod tests {
         let frames = [
             output_frame(RUN, 0),
             message_frame(&FromGuest::GrantStdin { run: RUN, bytes: 0 }),
+            message_frame(&FromGuest::Started { run: RUN }),
             message_frame(&FromGuest::Pong),
         ];
         for frame in frames {
             assert!(matches!(started(now).guest_sent(&frame, now), Err(GuestFault::OutOfTurn)));
+        }
+    }
+
+    #[test]
+    fn a_run_that_has_not_started_neither_writes_nor_ends() {
+        let now = Instant::now();
+        for frame in [output_frame(RUN, 1), exited()] {
+            let mut conversation = Conversation::default();
+            conversation.client_sent(&message_frame(&start(RUN)), now).unwrap();
+            assert!(matches!(conversation.guest_sent(&frame, now), Err(GuestFault::OutOfTurn)));
+        }
+    }
+
+    #[test]
+    fn an_end_by_a_signal_that_does_not_exist_is_a_fault() {
+        let now = Instant::now();
+        for signal in [0, 65, 255] {
+            let status = ExitStatus::Signaled { signal };
+            let exited = FromGuest::Exited { run: RUN, status, out_of_memory: false };
+            let answer = started(now).guest_sent(&message_frame(&exited), now);
+            assert!(matches!(answer, Err(GuestFault::NoSignal { .. })), "{signal}: {answer:?}");
         }
     }
 
@@ -473,10 +526,8 @@ mod tests {
             frames in prop::collection::vec(any_guest_frame(), 0..60),
         ) {
             let now = Instant::now();
-            let mut conversation = Conversation::default();
-            for run in 1..=2 {
-                conversation.client_sent(&message_frame(&start(RunId(run))), now).unwrap();
-            }
+            let mut conversation = started(now);
+            conversation.client_sent(&message_frame(&start(RunId(2))), now).unwrap();
             let mut outgoing = Vec::new();
             for frame in frames {
                 match conversation.guest_sent(&frame, now) {
