@@ -9,6 +9,9 @@ use tokio::net::UnixStream;
 /// The end of the console that is kept, in bytes.
 const TAIL_BYTES_MAX: usize = 16 * 1024;
 
+/// More than a socket holds. A machine that lives on could be read without end.
+const REST_BYTES_MAX: usize = 4 << 20;
+
 /// How many of its last lines an error shows.
 const LINES_SHOWN_MAX: usize = 8;
 
@@ -33,11 +36,15 @@ impl Console {
         std::future::pending().await
     }
 
-    /// Reads what a dead machine left in the socket.
+    /// Reads what a machine that is, or soon will be, dead has left in the socket.
     pub(crate) fn drain(&mut self) {
         let mut buffer = [0; 4096];
-        while let Ok(count @ 1..) = self.stream.try_read(&mut buffer) {
+        let mut rest_bytes = 0;
+        while rest_bytes < REST_BYTES_MAX
+            && let Ok(count @ 1..) = self.stream.try_read(&mut buffer)
+        {
             self.keep(&buffer[..count]);
+            rest_bytes += count;
         }
     }
 
