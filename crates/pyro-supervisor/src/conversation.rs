@@ -90,6 +90,8 @@ pub(crate) enum GuestFault {
     NoSignal { signal: u8 },
     #[error("the guest's agent gave up: {reason}")]
     GaveUp { reason: String },
+    #[error("the guest's agent does not read what it is sent")]
+    Deaf,
     #[error("the guest did not end a command within {} seconds", KILL_GRACE.as_secs())]
     Unresponsive,
 }

@@ -10,6 +10,11 @@ use crate::boot::{PORT_CLOSED_GRACE, Vm};
 use crate::conversation::{ClientFault, Conversation, GuestFault, Outgoing};
 use crate::link::{Link, LinkError};
 
+/// What may wait for a guest to read it. Input is bounded by credit, but a guest that guesses rightly
+/// when its output is granted need not read the grants. Honest agents read always, so this is far more
+/// than waits for any.
+const GUEST_BACKLOG_BYTES_MAX: usize = 16 << 20;
+
 /// Why the VM must go.
 #[derive(Debug)]
 enum End {
@@ -92,6 +97,9 @@ async fn converse(
         };
         for frame in outgoing {
             deliver(frame, Some(&mut vm.guest), client);
+        }
+        if vm.guest.backlog_bytes() > GUEST_BACKLOG_BYTES_MAX {
+            return End::GuestFaulty(GuestFault::Deaf);
         }
     }
 }

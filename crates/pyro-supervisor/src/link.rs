@@ -16,8 +16,9 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// A framed link.
 ///
-/// What is sent is queued, and written while [`next_frame`](Self::next_frame) waits. The queue needs
-/// no limit of its own: streams are bounded by credit, and messages answer messages.
+/// What is sent is queued, and written while [`next_frame`](Self::next_frame) waits. The queue has no
+/// limit of its own: streams are bounded by credit, messages answer messages, and whoever does not
+/// trust the other side looks at the [backlog](Self::backlog_bytes).
 #[derive(Debug)]
 pub(crate) struct Link {
     stream: UnixStream,
@@ -104,6 +105,11 @@ impl Link {
             .map_err(|source| LinkError::Unsendable { source })?;
         self.send(&frame);
         Ok(())
+    }
+
+    /// How much is queued and not written yet.
+    pub(crate) fn backlog_bytes(&self) -> usize {
+        self.outgoing.len()
     }
 
     /// Waits for the next frame, and meanwhile writes what is queued. Cancel-safe.
@@ -213,6 +219,19 @@ mod tests {
             () = receive => {}
             frame = sender.next_frame() => panic!("nothing was sent back: {frame:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_does_not_read_is_the_backlog() {
+        let (mut sender, _deaf) = linked().await;
+        let chunk = encode_chunk(FrameKind::Stdin, RunId(1), &[7; 1024]).unwrap();
+        for _ in 0..2000 {
+            sender.send(&chunk);
+        }
+        let waiting = tokio::time::timeout(Duration::from_millis(100), sender.next_frame());
+        assert!(waiting.await.is_err(), "nothing was sent back");
+        let backlog_bytes = sender.backlog_bytes();
+        assert!((1..2000 * chunk.len()).contains(&backlog_bytes), "{backlog_bytes}");
     }
 
     #[tokio::test]
