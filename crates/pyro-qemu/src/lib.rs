@@ -21,6 +21,8 @@ pub mod executable;
 
 pub mod tsc;
 
+mod untrusted;
+
 mod sys;
 
 /// What caused an error, in one line.

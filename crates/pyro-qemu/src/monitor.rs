@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interes
 use tokio::net::UnixStream;
 
 use crate::machine::restored_state_uri;
+use crate::untrusted;
 
 /// The longest line QEMU sends here; what is longer is no answer to these commands.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
@@ -137,7 +138,7 @@ impl Monitor {
         loop {
             let line = self.next_line().await?;
             if let Some(error) = line.error {
-                return Err(MonitorError::Refused { reason: error.desc });
+                return Err(MonitorError::Refused { reason: untrusted::lines(&error.desc) });
             }
             if line.event.as_deref() != Some("MIGRATION") {
                 continue;
@@ -185,4 +186,34 @@ fn migration(command: &str, uri: &str) -> Value {
 
 fn lines(commands: &[Value]) -> String {
     commands.iter().fold(String::new(), |lines, command| lines + &format!("{command}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn told(said: &[u8]) -> MonitorError {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let said = said.to_vec();
+        let tell = async move {
+            let mut theirs = theirs;
+            // It fails where nobody reads on.
+            theirs.write_all(&said).await.ok();
+        };
+        let restore = async move { Monitor::new(ours).restored().await };
+        let (restored, ()) = tokio::join!(restore, tell);
+        restored.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_without_control_characters() {
+        let said = b"{\"event\": \"STOP\"}\n{\"error\": {\"desc\": \"\\u001b[2Jno\\u0007\"}}\n";
+        assert_eq!(told(said).await.to_string(), "QEMU refused a command: [2Jno");
+    }
+
+    #[tokio::test]
+    async fn a_line_longer_than_any_of_qemus_is_no_qmp() {
+        let said = vec![b' '; 2 * usize::try_from(LINE_BYTES_MAX).unwrap()];
+        assert!(matches!(told(&said).await, MonitorError::Malformed { .. }));
+    }
 }

@@ -13,7 +13,7 @@ use crate::child::Child;
 use crate::confinement::{ControlGroup, Controller};
 use crate::machine::CommandLine;
 use crate::spawn::{self, NotStarted};
-use crate::sys;
+use crate::{sys, untrusted};
 
 /// What is kept of QEMU's own complaints, in bytes.
 const COMPLAINT_BYTES_MAX: usize = 4096;
@@ -40,7 +40,8 @@ pub struct SpawnError {
 #[derive(Debug)]
 pub struct QemuEnd {
     pub status: ExitStatus,
-    /// The first lines QEMU wrote to its standard error; empty in the usual case.
+    /// The first lines QEMU wrote to its standard error, free of control characters; empty in the usual
+    /// case.
     pub complaint: String,
 }
 
@@ -98,7 +99,7 @@ impl QemuProcess {
         }
         drop(self.child.readable().await?);
         let status = self.child.get_mut().collect()?;
-        let complaint = String::from_utf8_lossy(&self.complaint).trim().to_owned();
+        let complaint = untrusted::lines(&String::from_utf8_lossy(&self.complaint));
         Ok(QemuEnd { status, complaint })
     }
 
