@@ -15,6 +15,9 @@ const REST_BYTES_MAX: usize = 4 << 20;
 /// How many of its last lines an error shows.
 const LINES_SHOWN_MAX: usize = 8;
 
+/// How much of a line an error shows, in bytes.
+const LINE_BYTES_SHOWN_MAX: usize = 256;
+
 /// The host's end of a console.
 #[derive(Debug)]
 pub(crate) struct Console {
@@ -48,7 +51,7 @@ impl Console {
         }
     }
 
-    /// The last lines, free of control characters: the guest chose every byte of them.
+    /// The last lines, cut short and free of control characters: the guest chose every byte of them.
     pub(crate) fn last_lines(&self) -> Vec<String> {
         let text: Vec<u8> = self.tail.iter().copied().collect();
         let text = String::from_utf8_lossy(&text);
@@ -66,7 +69,9 @@ impl Console {
 }
 
 fn printable(line: &str) -> String {
-    line.chars().filter(|char| !char.is_control()).collect::<String>().trim().to_owned()
+    let printable: String = line.chars().filter(|char| !char.is_control()).collect();
+    let printable = printable.trim();
+    printable[..printable.floor_char_boundary(LINE_BYTES_SHOWN_MAX)].to_owned()
 }
 
 #[cfg(test)]
@@ -84,6 +89,14 @@ mod tests {
     async fn the_last_lines_carry_no_control_characters() {
         let console = console_with(b"\x1b[2Jboot\r\n\r\nKernel panic\x07\n");
         assert_eq!(console.last_lines(), ["[2Jboot", "Kernel panic"]);
+    }
+
+    #[tokio::test]
+    async fn a_line_is_cut_between_characters() {
+        let console = console_with(&[0xff; 1000]);
+        let lines = console.last_lines();
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0].len(), LINE_BYTES_SHOWN_MAX / 3 * 3);
     }
 
     #[tokio::test]
