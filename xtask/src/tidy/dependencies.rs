@@ -13,7 +13,7 @@ const DIRECTIONS: [(&str, &[&str]); 9] = [
     ("pyro-supervisor", &["pyro-protocol", "pyro-qemu"]),
     ("pyro-core", &["pyro-environments", "pyro-protocol", "pyro-qemu", "pyro-supervisor"]),
     ("pyro-cli", &["pyro-core"]),
-    ("pyro-vm-tests", &[]),
+    ("pyro-vm-tests", &["pyro-protocol"]),
     ("xtask", &[]),
 ];
 

@@ -16,6 +16,10 @@ mod live;
 
 mod hostile;
 
+mod hostile_agent;
+
+mod hostile_flood;
+
 mod flood;
 
 mod interruption;
