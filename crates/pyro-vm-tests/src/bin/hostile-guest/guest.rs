@@ -15,7 +15,7 @@ use crate::sys::inherited_socket;
 /// See `child_fd` in `pyro-qemu`'s `machine.rs`.
 const PORT_FD: i32 = 3;
 const CONSOLE_FD: i32 = 4;
-const MONITOR_FD: i32 = 5;
+pub(crate) const MONITOR_FD: i32 = 5;
 
 pub(crate) struct Guest {
     pub(crate) port: UnixStream,
