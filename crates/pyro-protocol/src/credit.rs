@@ -4,8 +4,6 @@
 //! its standard output is slowed down by whoever reads it, all the way to its `write`, and neither
 //! its standard error nor another run waits behind it.
 
-use serde::{Deserialize, Serialize};
-
 /// The window a receiver opens with, and what one stream can have in flight or buffered at most.
 pub const WINDOW_BYTES: u32 = 256 * 1024;
 
@@ -15,7 +13,7 @@ pub const GRANT_STEP_BYTES: u32 = WINDOW_BYTES / 4;
 const _: () = assert!(WINDOW_BYTES as usize >= 2 * crate::frame::CHUNK_BYTES_MAX);
 
 /// The sender's side: what it may still send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credit(u32);
 
 /// More was sent, or granted, than the window allows: the other side breaks the protocol.
