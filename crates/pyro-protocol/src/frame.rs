@@ -84,6 +84,8 @@ pub enum FrameError {
     TooLong { length: usize, limit: usize },
     #[error("message cannot be decoded")]
     Undecodable { source: postcard::Error },
+    #[error("message has {count} bytes behind its end")]
+    TrailingBytes { count: usize },
     #[error("message cannot be encoded")]
     Unencodable { source: postcard::Error },
 }
@@ -112,9 +114,14 @@ pub fn encode_chunk(kind: FrameKind, run: RunId, chunk: &[u8]) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// Decodes the payload of a [`FrameKind::Message`] frame.
+/// Decodes the payload of a [`FrameKind::Message`] frame, which is one message and nothing else.
 pub fn decode_message<M: DeserializeOwned>(payload: &[u8]) -> Result<M, FrameError> {
-    postcard::from_bytes(payload).map_err(|source| FrameError::Undecodable { source })
+    let (message, rest) =
+        postcard::take_from_bytes(payload).map_err(|source| FrameError::Undecodable { source })?;
+    match rest.len() {
+        0 => Ok(message),
+        count => Err(FrameError::TrailingBytes { count }),
+    }
 }
 
 fn check_length(kind: FrameKind, length: usize) -> Result<(), FrameError> {
@@ -208,6 +215,14 @@ mod tests {
         let mut decoder = FrameDecoder::default();
         decoder.push(&header(9, 0));
         assert_eq!(decoder.next_frame(), Err(FrameError::UnknownKind { kind: 9 }));
+    }
+
+    #[test]
+    fn a_message_with_bytes_behind_it_is_refused() {
+        let mut payload = encode_message(&7_u32).unwrap().split_off(HEADER_BYTES);
+        assert_eq!(decode_message(&payload), Ok(7_u32));
+        payload.extend(b"more");
+        assert_eq!(decode_message::<u32>(&payload), Err(FrameError::TrailingBytes { count: 4 }));
     }
 
     #[test]
