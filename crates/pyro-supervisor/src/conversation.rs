@@ -31,6 +31,9 @@ use crate::untrusted::text;
 /// killed by the kernel at once, so a guest that needs longer does not work any more.
 const KILL_GRACE: Duration = Duration::from_secs(10);
 
+/// Longer than any VM lives, and short enough to be added to any clock: a client may name any number.
+pub(crate) const WAIT_MAX: Duration = Duration::from_hours(365 * 24);
+
 /// SIGKILL, the signal that ended a run whose VM was destroyed under it.
 const SIGKILL: u8 = 9;
 
@@ -291,7 +294,7 @@ impl Run {
             progress: Progress::Requested,
             state: RunState::Running,
             started: now,
-            deadline: now + timeout,
+            deadline: now + timeout.min(WAIT_MAX),
             stdin: Credit::WINDOW,
             stdout: Credit::WINDOW,
             stderr: Credit::WINDOW,
@@ -353,13 +356,17 @@ mod tests {
     }
 
     fn start(run: RunId) -> ToSupervisor {
+        start_with(run, TIMEOUT)
+    }
+
+    fn start_with(run: RunId, timeout: Duration) -> ToSupervisor {
         let command = Command {
             shell: "true".to_owned(),
             environment: Vec::new(),
             working_directory: None,
             stdin: Stdin::Piped,
         };
-        ToSupervisor::Start { run, command, timeout: TIMEOUT }
+        ToSupervisor::Start { run, command, timeout }
     }
 
     fn started(now: Instant) -> Conversation {
@@ -465,6 +472,15 @@ mod tests {
         let outgoing = conversation.guest_sent(&exited(), late).unwrap();
         assert_eq!(end_reason(&outgoing), EndReason::TimedOut);
         assert_eq!(conversation.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_timeout_beyond_every_clock_is_one_that_never_comes() {
+        let now = Instant::now();
+        let mut conversation = Conversation::default();
+        let start = message_frame(&start_with(RUN, Duration::MAX));
+        conversation.client_sent(&start, now).unwrap();
+        assert_eq!(conversation.next_deadline(), Some(now + WAIT_MAX));
     }
 
     #[test]

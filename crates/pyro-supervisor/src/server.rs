@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use crate::boot::Vm;
+use crate::conversation::WAIT_MAX;
 use crate::driver;
 use crate::launch::{self, LaunchError};
 use crate::link::{Link, LinkError};
@@ -55,7 +56,7 @@ async fn serve_client(socket: OwnedFd) -> Result<(), LinkError> {
             .map_err(|_| LinkError::TooLate { deadline: LAUNCH_MESSAGE_DEADLINE })??;
     match Box::pin(launch_for(&mut client, &spec)).await? {
         Ok(vm) => {
-            let expires_at = Instant::now() + spec.time_to_live;
+            let expires_at = Instant::now() + spec.time_to_live.min(WAIT_MAX);
             driver::drive(vm, client, &spec.vm_id, expires_at).await;
             Ok(())
         }
