@@ -81,11 +81,13 @@ pub(crate) fn unpack(source: &File, target: &File) -> Result<(), UnpackError> {
     if header[..8] != MAGIC || run_count > RUNS_MAX {
         return Err(damaged("its header makes no sense"));
     }
+    let size_in_pages = size.checked_next_multiple_of(PAGE_BYTES as u64);
+    let size_in_pages = size_in_pages.ok_or_else(|| damaged("its size makes no sense"))?;
     let table_bytes = HEADER_BYTES + usize::try_from(run_count).expect("bounded") * RUN_BYTES;
     let mut table = vec![0; table_bytes];
     source.read_exact_at(&mut table, 0).map_err(truncated)?;
     let runs: Vec<_> = table[HEADER_BYTES..].chunks_exact(RUN_BYTES).map(Run::from_bytes).collect();
-    if !runs.iter().all(|run| run.end_bytes() <= size.next_multiple_of(PAGE_BYTES as u64)) {
+    if !runs.iter().all(|run| run.end_bytes() <= size_in_pages) {
         return Err(damaged("a page lies beyond its end"));
     }
     let mut expected = [0; CHECKSUM_BYTES];
@@ -278,6 +280,15 @@ mod tests {
             packed.set_len(kept.min(packed.metadata().unwrap().len() - 1)).unwrap();
             let target = tempfile::tempfile().unwrap();
             prop_assert!(unpack(&packed, &target).is_err());
+        }
+    }
+
+    #[test]
+    fn a_size_that_no_file_has_is_noticed() {
+        for size in [u64::MAX, u64::MAX - 4096, 1 << 63] {
+            let packed = packed(&file_with(&[], 0));
+            packed.write_all_at(&size.to_le_bytes(), 8).unwrap();
+            assert!(unpack(&packed, &tempfile::tempfile().unwrap()).is_err());
         }
     }
 
