@@ -21,6 +21,9 @@ fn check(steps: &mut Steps) {
     steps.command("format", command.args(["fmt", "--all", "--check"])).ok();
     // Without `--all`, which would follow the agent's path to pyro-protocol into this workspace.
     steps.command("format of the agent", agent(&["fmt"]).arg("--check")).ok();
+    let mut command = workspace::cargo();
+    command.args(["fmt", "--check", "--manifest-path"]).arg(workspace::fuzz_manifest());
+    steps.command("format of the fuzz targets", &mut command).ok();
     steps.run("tidy", tidy::tidy).ok();
     let mut command = workspace::cargo();
     command.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);

@@ -13,6 +13,11 @@ pub(crate) fn agent_manifest() -> PathBuf {
     root().join("crates/pyro-agent/Cargo.toml")
 }
 
+/// The manifest of the fuzz targets, another workspace of its own.
+pub(crate) fn fuzz_manifest() -> PathBuf {
+    root().join("fuzz/Cargo.toml")
+}
+
 /// The target directory, wherever cargo's configuration puts it.
 pub(crate) fn target() -> Result<PathBuf, String> {
     let metadata = metadata(&root().join("Cargo.toml"))?;

@@ -26,3 +26,6 @@ pub mod layout;
 pub mod client;
 
 pub mod failure;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

@@ -41,4 +41,7 @@ mod background;
 
 mod sys;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 pub use self::template::prune::{PruneTemplatesError, PrunedTemplates, prune_templates};

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// Each of our crates, and which of ours it may use. Tests (`dev-dependencies`) are free.
-const DIRECTIONS: [(&str, &[&str]); 9] = [
+const DIRECTIONS: [(&str, &[&str]); 10] = [
     ("pyro-protocol", &[]),
     ("pyro-agent", &["pyro-protocol"]),
     ("pyro-qemu", &["pyro-protocol"]),
@@ -14,6 +14,7 @@ const DIRECTIONS: [(&str, &[&str]); 9] = [
     ("pyro-core", &["pyro-environments", "pyro-protocol", "pyro-qemu", "pyro-supervisor"]),
     ("pyro-cli", &["pyro-core"]),
     ("pyro-vm-tests", &["pyro-protocol"]),
+    ("pyro-fuzz", &["pyro-protocol", "pyro-supervisor"]),
     ("xtask", &[]),
 ];
 

@@ -24,7 +24,9 @@ pub(crate) fn tidy() -> Result<(), String> {
     let root = workspace::root();
     let files = tree::files(root)?;
     let mut findings = Vec::new();
-    for manifest in [root.join("Cargo.toml"), workspace::agent_manifest()] {
+    let manifests =
+        [root.join("Cargo.toml"), workspace::agent_manifest(), workspace::fuzz_manifest()];
+    for manifest in manifests {
         let packages = dependencies::packages(&workspace::metadata(&manifest)?)?;
         findings.extend(packages.iter().flat_map(dependencies::check));
     }

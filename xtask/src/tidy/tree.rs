@@ -5,8 +5,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Directories that hold no sources.
-const NOT_OURS: [&str; 2] = [".git", "target"];
+/// Directories that hold no sources; a fuzzer writes what it likes.
+const NOT_OURS: [&str; 3] = [".git", "target", "corpus"];
 
 /// A text file.
 #[derive(Debug)]

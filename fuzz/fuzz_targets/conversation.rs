@@ -1,0 +1,4 @@
+//! Fuzz target: `pyro_supervisor::fuzzing::conversation`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pyro_supervisor::fuzzing::conversation(data));

@@ -1,0 +1,4 @@
+//! Fuzz target: `pyro_protocol::fuzzing::messages`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pyro_protocol::fuzzing::messages(data));
