@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask demo | test | tidy | bench`.
+//! Development tasks: `cargo xtask demo | test | tidy | bench | fuzz`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -8,6 +8,8 @@
 mod bench;
 
 mod demo;
+
+mod fuzz;
 
 mod prerequisites;
 
@@ -41,6 +43,8 @@ enum Task {
     Tidy,
     /// Measure what docs/SPECIFICATION.md promises
     Bench(bench::Bench),
+    /// Make up what crosses process boundaries, and see what holds
+    Fuzz(fuzz::Fuzz),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Task::Test => suite::test(),
         Task::Tidy => tidy::tidy(),
         Task::Bench(bench) => bench::bench(&bench),
+        Task::Fuzz(fuzz) => fuzz::fuzz(&fuzz),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -59,6 +59,9 @@ const BENCHMARK: [Need; 6] = [
     program("sqfs2tar", "squashfs-tools-ng"),
 ];
 
+/// What builds the fuzzing engine.
+const FUZZING: [Need; 1] = [program("c++", "g++")];
+
 const fn program(name: &'static str, package: &'static str) -> Need {
     Need { what: What::Program(name), package }
 }
@@ -84,6 +87,11 @@ pub(crate) fn for_tests() -> Result<(), String> {
 pub(crate) fn for_benchmark() -> Result<(), String> {
     for_running()?;
     require(&BENCHMARK)
+}
+
+/// Makes sure that the fuzz targets can be built.
+pub(crate) fn for_fuzzing() -> Result<(), String> {
+    require(&FUZZING)
 }
 
 fn require(needs: &[Need]) -> Result<(), String> {
