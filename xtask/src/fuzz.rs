@@ -126,7 +126,7 @@ impl Target {
         outcome.map_err(|_| self.finding())
     }
 
-    /// Replaces the corpus by the fewest inputs that cover what it and `found` cover.
+    /// Replaces the corpus by few inputs that cover what it and `found` cover.
     fn minimise(&self, directory: &Path) -> Result<(), String> {
         let minimal = directory.join("minimal").join(&self.name);
         fs::remove_dir_all(&minimal).ok();
@@ -134,7 +134,7 @@ impl Target {
         let mut command = self.engine();
         command.arg("-set_cover_merge=1").args([&minimal, &self.corpus, &self.found]);
         self.status(&mut command)?;
-        replace_files(&self.corpus, &minimal).map_err(|error| error.to_string())?;
+        replace_found(&self.corpus, &minimal).map_err(|error| error.to_string())?;
         println!("==> {}: {}", self.name, self.corpus.display());
         Ok(())
     }
@@ -167,14 +167,25 @@ impl Target {
     }
 }
 
-fn replace_files(old: &Path, new: &Path) -> std::io::Result<()> {
-    fs::remove_dir_all(old)?;
-    fs::create_dir(old)?;
-    for entry in fs::read_dir(new)? {
+/// Puts what the fuzzer found into a corpus, in place of what it found before. What was put there by
+/// hand stays, whatever it covers.
+fn replace_found(corpus: &Path, minimal: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(corpus)? {
         let entry = entry?;
-        fs::copy(entry.path(), old.join(entry.file_name()))?;
+        if is_found(&entry.file_name().to_string_lossy()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    for entry in fs::read_dir(minimal)? {
+        let entry = entry?;
+        fs::copy(entry.path(), corpus.join(entry.file_name()))?;
     }
     Ok(())
+}
+
+/// Whether libFuzzer named this file: by the SHA-1 of what is in it.
+fn is_found(name: &str) -> bool {
+    name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What libFuzzer says of a run.
@@ -231,6 +242,22 @@ mod tests {
         let mut names = target_names().unwrap();
         names.sort_unstable();
         assert_eq!(corpora, names);
+    }
+
+    #[test]
+    fn an_input_that_was_put_there_by_hand_stays() {
+        let (corpus, minimal) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (old, new) = ("0".repeat(40), "1".repeat(40));
+        fs::write(corpus.path().join("run-beyond-the-end"), "x").unwrap();
+        fs::write(corpus.path().join(old), "y").unwrap();
+        fs::write(minimal.path().join(&new), "z").unwrap();
+        replace_found(corpus.path(), minimal.path()).unwrap();
+        let mut names: Vec<_> = fs::read_dir(corpus.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, [new, "run-beyond-the-end".to_owned()]);
     }
 
     #[test]

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::client::{FromSupervisor, ToSupervisor};
 use crate::credit::{Consumed, Credit, GRANT_STEP_BYTES, WINDOW_BYTES};
 use crate::frame::{
-    Frame, FrameDecoder, FrameError, FrameKind, HEADER_BYTES, PAYLOAD_BYTES_MAX, decode_message,
-    encode_chunk, encode_message,
+    CHUNK_BYTES_MAX, Frame, FrameDecoder, FrameError, FrameKind, HEADER_BYTES, PAYLOAD_BYTES_MAX,
+    decode_message, encode_chunk, encode_message,
 };
 use crate::guest::{FromGuest, ToGuest};
 use crate::handshake::{HandshakeError, Hello, HelloScanner, VERSION, Welcome, WelcomeScanner};
@@ -30,7 +30,10 @@ pub fn frames(data: &[u8]) {
         bytes.extend(encode_chunk(frame.kind, frame.run, &frame.payload).expect("was decoded"));
     }
     match whole.unread {
-        Ok(unread) => assert_eq!([bytes, unread].concat(), arrival.stream),
+        Ok(unread) => {
+            assert_no_wait_for_what_is_too_long(&unread);
+            assert_eq!([bytes, unread].concat(), arrival.stream);
+        }
         Err(_) => assert!(arrival.stream.starts_with(&bytes)),
     }
 }
@@ -86,9 +89,15 @@ pub fn credit(data: &[u8]) {
     let (mut available, mut unreported) = (u64::from(WINDOW_BYTES), 0_u64);
     for step in data.chunks_exact(5) {
         let (kind, amount) = (step[0], u32::from_le_bytes([step[1], step[2], step[3], step[4]]));
-        // Half of the amounts are such that steps succeed.
-        let amount = if kind & 4 == 0 { amount % (WINDOW_BYTES + 2) } else { amount };
-        let wide = u64::from(amount) << (if kind & 8 == 0 { 0 } else { 20 });
+        let left = u32::try_from(available).expect("never more than the window");
+        // Most amounts are such that steps succeed, or only just do not.
+        let amount = match kind / 4 % 4 {
+            0 => amount,
+            1 => amount % WINDOW_BYTES,
+            2 => (left + amount % 3).saturating_sub(1),
+            _ => (WINDOW_BYTES - left + amount % 3).saturating_sub(1),
+        };
+        let wide = u64::from(amount) << (if kind & 16 == 0 { 0 } else { 20 });
         match kind % 4 {
             0 => {
                 let spent = credit.spend(usize::try_from(wide).expect("64 bits"));
@@ -175,6 +184,15 @@ fn decode_frames<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Decoded {
         assert!(held_bytes < HEADER_BYTES + PAYLOAD_BYTES_MAX, "a whole frame is held back");
     }
     Decoded { frames, unread: Ok(decoder.into_unread()) }
+}
+
+/// A header tells how long its frame is, so what is too long is refused before it arrives.
+fn assert_no_wait_for_what_is_too_long(unread: &[u8]) {
+    let Some([kind, _, _, _, _, length @ ..]) = unread.first_chunk::<HEADER_BYTES>() else {
+        return;
+    };
+    let length = u32::from_le_bytes(*length) as usize;
+    assert!(length <= if *kind == 0 { PAYLOAD_BYTES_MAX } else { CHUNK_BYTES_MAX });
 }
 
 fn message<M: DeserializeOwned + Serialize + PartialEq + Debug>(payload: &[u8]) {

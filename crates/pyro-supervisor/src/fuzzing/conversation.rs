@@ -351,11 +351,13 @@ impl Books {
     fn enter_to_client(&mut self, frame: &Frame) {
         match frame.kind {
             FrameKind::Output(stream) => {
+                assert!(!frame.payload.is_empty(), "what costs nothing can be said without end");
                 spend(self.account(frame.run).output_bytes(stream), frame);
             }
             FrameKind::Stdin => panic!("a client gets no input"),
             FrameKind::Message => match decode_message(&frame.payload).expect("a message") {
                 FromSupervisor::GrantStdin { run, bytes } => {
+                    assert_ne!(bytes, 0, "what costs nothing can be said without end");
                     grant(&mut self.account(run).stdin_bytes, bytes);
                 }
                 FromSupervisor::Ended { run, .. } => self.settle(run),

@@ -99,6 +99,7 @@ fn unpacked(image: &[u8], size: u64) -> Vec<u8> {
     let mut content = vec![0; usize::try_from(size).expect("small").next_multiple_of(PAGE_BYTES)];
     for run in 0..run_count {
         let (first, count) = (word(24 + run * 8), word(28 + run * 8));
+        assert!((first + count) * PAGE_BYTES <= content.len(), "a run ends beyond the end");
         for place in content.chunks_exact_mut(PAGE_BYTES).skip(first).take(count) {
             place.copy_from_slice(pages.next().expect("as many as the runs say"));
         }
