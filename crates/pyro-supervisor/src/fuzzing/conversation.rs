@@ -235,6 +235,7 @@ impl Table {
         match self.conversation.guest_sent(frame, self.now) {
             Ok(outgoing) => {
                 assert_ne!(allowed, Some(false), "more output than was granted is taken");
+                self.books.note_start(frame);
                 self.enter_answer(frame, &outgoing);
                 ON
             }
@@ -299,6 +300,7 @@ struct Account {
     stdin_bytes: usize,
     stdout_bytes: usize,
     stderr_bytes: usize,
+    has_started: bool,
     is_killed: bool,
 }
 
@@ -312,11 +314,24 @@ impl Account {
 }
 
 impl Books {
-    /// Whether an output frame of the guest is within its credit; `None` for other frames.
+    /// Whether an output frame of the guest is that of a run which has started, and within its credit; `None`
+    /// for other frames.
     fn allow_output(&mut self, frame: &Frame) -> Option<bool> {
         let FrameKind::Output(stream) = frame.kind else { return None };
         let Some(account) = self.runs.get_mut(&frame.run) else { return Some(false) };
-        Some((1..=*account.output_bytes(stream)).contains(&frame.payload.len()))
+        let has_started = account.has_started;
+        Some(has_started && (1..=*account.output_bytes(stream)).contains(&frame.payload.len()))
+    }
+
+    /// Notes that the guest says that a run has started, and was believed.
+    fn note_start(&mut self, frame: &Frame) {
+        if frame.kind != FrameKind::Message {
+            return;
+        }
+        if let Ok(FromGuest::Started { run }) = decode_message(&frame.payload) {
+            let had_started = std::mem::replace(&mut self.account(run).has_started, true);
+            assert!(!had_started, "{run:?} starts twice");
+        }
     }
 
     fn enter(&mut self, outgoing: &[Outgoing]) {
@@ -378,6 +393,7 @@ impl Books {
             stdin_bytes: window,
             stdout_bytes: window,
             stderr_bytes: window,
+            has_started: false,
             is_killed: false,
         };
         assert!(self.runs.insert(run, account).is_none(), "{run:?} starts twice");
