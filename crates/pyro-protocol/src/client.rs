@@ -10,6 +10,15 @@
 //!                 ◄─────────────────── Ended | RunFailed       (exactly one per run)
 //!     (closes the socket) ─────────────► VM destroyed, supervisor gone
 //! ```
+//!
+//! A VM with a life of its own answers its launch with `Done` or `Failed`. Once its creator has said `Keep`
+//! it goes on without it. Each further client asks for one thing after the other:
+//!
+//! ```text
+//!     StartVm | StopVm | DeleteVm ─────►
+//!                 ◄─────────────────── Progress …, then Ready | Done | Failed
+//!     Start …                              as above; a run ends with its client
+//! ```
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::guest::BootReport;
+use crate::record::VmRecord;
 use crate::run::{Command, ExitStatus, RunId, Stream};
 
 /// From a client to a supervisor.
@@ -39,6 +49,15 @@ pub enum ToSupervisor {
     Cancel {
         run: RunId,
     },
+    /// The creator of a VM with a life of its own has heard that it is there: from now on it stays when the
+    /// creator leaves, and others find it. `Done` follows.
+    Keep,
+    /// Has a VM with a life of its own start its machine; `Ready` or `Failed` follows.
+    StartVm,
+    /// Has it end its machine and keep its disk; `Done` or `Failed` follows.
+    StopVm,
+    /// Has it end for good; `Done` follows.
+    DeleteVm,
 }
 
 /// From a supervisor to a client.
@@ -48,12 +67,15 @@ pub enum FromSupervisor {
     Progress(LaunchPhase),
     /// The VM takes commands.
     Ready(LaunchReport),
-    /// The VM cannot be had. The supervisor is gone after this.
+    /// What was asked for cannot be had. The supervisor of a VM that ends with its client is gone after
+    /// this.
     Failed(Failure),
     GrantStdin {
         run: RunId,
         bytes: u32,
     },
+    /// What was asked for is done.
+    Done,
     /// The run's process ended; every byte of its output was sent before.
     Ended {
         run: RunId,
@@ -73,8 +95,9 @@ pub struct LaunchSpec {
     pub vm_id: String,
     pub vcpu_count: u8,
     pub memory_mib: u32,
-    /// The VM is destroyed this long after its start, whatever it does.
+    /// The VM is destroyed this long after the launch, whatever it does.
     pub time_to_live: Duration,
+    pub lifetime: Lifetime,
     pub accelerator: Accelerator,
     pub confinement: Confinement,
     pub qemu: PathBuf,
@@ -88,6 +111,17 @@ pub struct LaunchSpec {
     pub environment_digest: String,
     /// An existing directory of this user; the scratch disk is an unnamed file on its file system.
     pub scratch_directory: PathBuf,
+}
+
+/// Who decides when a VM ends, if its time to live is not over before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lifetime {
+    /// Its client, by leaving.
+    Client,
+    /// Anybody of its user, by deleting it. Its supervisor serves all that connect to the socket in this
+    /// directory, keeps the record there, and removes the directory at the end. As long as it lives it holds
+    /// shared locks on the `needed` directories, so that nobody deletes what the machine is started from.
+    Own { directory: PathBuf, record: Box<VmRecord>, needed: Vec<PathBuf> },
 }
 
 /// How a VM comes to life.

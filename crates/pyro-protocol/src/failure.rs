@@ -34,10 +34,16 @@ pub enum FailureKind {
     Interrupted,
     /// A defect in pyro.
     Internal,
+    /// There is no VM of this name, or no longer.
+    UnknownVm,
+    /// The VM cannot do this in the state that it is in.
+    WrongVmState,
+    /// There are as many VMs as there may be.
+    TooManyVms,
 }
 
 impl FailureKind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::InvalidInput,
         Self::UnknownEnvironment,
         Self::EnvironmentUnavailable,
@@ -49,6 +55,9 @@ impl FailureKind {
         Self::NotAvailable,
         Self::Interrupted,
         Self::Internal,
+        Self::UnknownVm,
+        Self::WrongVmState,
+        Self::TooManyVms,
     ];
 
     /// The stable name, as in `{"error": {"code": …}}`.
@@ -65,6 +74,9 @@ impl FailureKind {
             Self::NotAvailable => "not_available",
             Self::Interrupted => "interrupted",
             Self::Internal => "internal",
+            Self::UnknownVm => "unknown_vm",
+            Self::WrongVmState => "wrong_vm_state",
+            Self::TooManyVms => "too_many_vms",
         }
     }
 }

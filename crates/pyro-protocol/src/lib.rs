@@ -25,6 +25,8 @@ pub mod layout;
 
 pub mod client;
 
+pub mod record;
+
 pub mod failure;
 
 #[cfg(any(test, feature = "fuzzing"))]

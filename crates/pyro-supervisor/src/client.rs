@@ -1,6 +1,7 @@
 //! A client's side of a supervisor: start it, have it launch a VM, run commands.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,7 +21,7 @@ use tokio::process::Child;
 
 use crate::boot::nonce;
 use crate::link::{Link, LinkError};
-use crate::server::CLIENT_FD;
+use crate::server::{CLIENT_FD, LOCK_FD};
 
 /// From the start of the supervisor's executable to its greeting.
 const GREETING_DEADLINE: Duration = Duration::from_secs(20);
@@ -32,9 +33,15 @@ const END_DEADLINE: Duration = Duration::from_secs(20);
 /// [`end`](Self::end).
 #[derive(Debug)]
 pub struct Supervisor {
+    line: Line,
+    process: OwnedProcess,
+}
+
+/// A conversation with a supervisor.
+#[derive(Debug)]
+pub(crate) struct Line {
     link: Link,
     last_run: u32,
-    process: OwnedProcess,
 }
 
 /// How a supervisor's executable is started.
@@ -52,6 +59,10 @@ pub enum ClientError {
     CannotStart { path: PathBuf, source: io::Error },
     #[error("cannot talk to the VM's supervisor")]
     NoConversation { source: LinkError },
+    #[error("cannot reach the VM's supervisor in `{}`", directory.display())]
+    Unreachable { directory: PathBuf, source: io::Error },
+    #[error("the VM's supervisor did not answer within {} seconds", deadline.as_secs())]
+    NoAnswer { deadline: Duration },
     #[error("the VM's supervisor sent an unexpected message")]
     UnexpectedMessage,
     /// What the supervisor itself reports.
@@ -66,32 +77,92 @@ impl Supervisor {
         executable: &Executable,
         departures: &Departures,
     ) -> Result<Self, ClientError> {
+        Self::start_with(executable, None, departures).await
+    }
+
+    /// The same; with the lock of its VM's directory, if the VM has a life of its own.
+    pub(crate) async fn start_with(
+        executable: &Executable,
+        lock: Option<OwnedFd>,
+        departures: &Departures,
+    ) -> Result<Self, ClientError> {
         let cannot_start =
             |source| ClientError::CannotStart { path: executable.path.clone(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(cannot_start)?;
         ours.set_nonblocking(true).map_err(cannot_start)?;
-        let child = spawn(executable, theirs).map_err(cannot_start)?;
+        let child = spawn(executable, theirs, lock).map_err(cannot_start)?;
         let process = OwnedProcess { child: Some(child), departures: departures.clone() };
-        let stream = UnixStream::from_std(ours).map_err(cannot_start)?;
-        let nonce = nonce().map_err(|error| cannot_start(io::Error::other(error)))?;
-        let link = tokio::time::timeout(GREETING_DEADLINE, Link::call(stream, nonce))
-            .await
-            .unwrap_or(Err(LinkError::TooLate { deadline: GREETING_DEADLINE }))
-            .map_err(no_conversation)?;
-        Ok(Self { link, last_run: 0, process })
+        let line = Line::call(UnixStream::from_std(ours).map_err(cannot_start)?).await?;
+        Ok(Self { line, process })
     }
 
     /// Launches the VM. The supervisor holds the deadlines.
     pub async fn launch(
         &mut self,
         spec: LaunchSpec,
-        mut progress: impl FnMut(LaunchPhase),
+        progress: impl FnMut(LaunchPhase),
     ) -> Result<LaunchReport, ClientError> {
-        self.link.send_message(&ToSupervisor::Launch(Box::new(spec))).map_err(no_conversation)?;
+        match self.line.ask(&ToSupervisor::Launch(Box::new(spec)), progress).await? {
+            Answer::Ready(report) => Ok(report),
+            Answer::Done => Err(ClientError::UnexpectedMessage),
+        }
+    }
+
+    /// Starts a command in the VM. The supervisor ends it after `timeout`.
+    pub fn run(&mut self, command: Command, timeout: Duration) -> Result<Run<'_>, ClientError> {
+        self.line.run(command, timeout)
+    }
+
+    /// Ends the VM and waits until nothing of it is left.
+    pub async fn end(self) -> io::Result<()> {
+        let Self { line, mut process } = self;
+        drop(line);
+        // It stays where `drop` finds it until it is gone: this wait may be given up.
+        let child = process.child.as_mut().expect("taken in `drop` only");
+        wait_for_end(child).await
+    }
+
+    pub(crate) fn line(&mut self) -> &mut Line {
+        &mut self.line
+    }
+
+    /// Lets it live on by itself.
+    pub(crate) fn release(mut self) {
+        // The runtime collects it if it ends before this process does.
+        drop(self.process.child.take());
+    }
+}
+
+/// What a supervisor answers when all went well.
+pub(crate) enum Answer {
+    Ready(LaunchReport),
+    Done,
+}
+
+impl Line {
+    pub(crate) async fn call(stream: UnixStream) -> Result<Self, ClientError> {
+        let nonce = nonce().map_err(|error| {
+            no_conversation(LinkError::Broken { source: io::Error::other(error) })
+        })?;
+        let link = tokio::time::timeout(GREETING_DEADLINE, Link::call(stream, nonce))
+            .await
+            .unwrap_or(Err(LinkError::TooLate { deadline: GREETING_DEADLINE }))
+            .map_err(no_conversation)?;
+        Ok(Self { link, last_run: 0 })
+    }
+
+    /// Asks for something, and waits for the answer.
+    pub(crate) async fn ask(
+        &mut self,
+        message: &ToSupervisor,
+        mut progress: impl FnMut(LaunchPhase),
+    ) -> Result<Answer, ClientError> {
+        self.link.send_message(message).map_err(no_conversation)?;
         loop {
             match self.next_message().await? {
                 FromSupervisor::Progress(phase) => progress(phase),
-                FromSupervisor::Ready(report) => return Ok(report),
+                FromSupervisor::Ready(report) => return Ok(Answer::Ready(report)),
+                FromSupervisor::Done => return Ok(Answer::Done),
                 FromSupervisor::Failed(failure) => return Err(ClientError::Reported(failure)),
                 FromSupervisor::GrantStdin { .. }
                 | FromSupervisor::Ended { .. }
@@ -100,8 +171,11 @@ impl Supervisor {
         }
     }
 
-    /// Starts a command in the VM. The supervisor ends it after `timeout`.
-    pub fn run(&mut self, command: Command, timeout: Duration) -> Result<Run<'_>, ClientError> {
+    pub(crate) fn run(
+        &mut self,
+        command: Command,
+        timeout: Duration,
+    ) -> Result<Run<'_>, ClientError> {
         self.last_run += 1;
         let id = RunId(self.last_run);
         self.link
@@ -113,15 +187,6 @@ impl Supervisor {
             stdin: Credit::WINDOW,
             consumed: [Consumed::default(); 2],
         })
-    }
-
-    /// Ends the VM and waits until nothing of it is left.
-    pub async fn end(self) -> io::Result<()> {
-        let Self { link, mut process, .. } = self;
-        drop(link);
-        // It stays where `drop` finds it until it is gone: this wait may be given up.
-        let child = process.child.as_mut().expect("taken in `drop` only");
-        wait_for_end(child).await
     }
 
     async fn next_message(&mut self) -> Result<FromSupervisor, ClientError> {
@@ -139,10 +204,12 @@ impl Supervisor {
 pub struct Departures(Arc<Mutex<Vec<Child>>>);
 
 impl Departures {
-    /// Waits until all of them are gone.
-    pub async fn settle(&self) {
+    /// Waits until all of them are gone. Gives how many there were.
+    pub async fn settle(&self) -> usize {
+        let mut count = 0;
         let next = || self.lock().pop();
         while let Some(child) = next() {
+            count += 1;
             // Given back if this wait is given up.
             let mut departing = OwnedProcess { child: Some(child), departures: self.clone() };
             let child = departing.child.as_mut().expect("put in one line above");
@@ -150,6 +217,7 @@ impl Departures {
             wait_for_end(child).await.ok();
             departing.child = None;
         }
+        count
     }
 
     fn add(&self, child: Child) {
@@ -268,7 +336,7 @@ impl Run<'_> {
             FromSupervisor::RunFailed { failure, .. } | FromSupervisor::Failed(failure) => {
                 Err(ClientError::Reported(failure))
             }
-            FromSupervisor::Progress(_) | FromSupervisor::Ready(_) => {
+            FromSupervisor::Progress(_) | FromSupervisor::Ready(_) | FromSupervisor::Done => {
                 Err(ClientError::UnexpectedMessage)
             }
         }
@@ -296,17 +364,26 @@ async fn wait_for_end(child: &mut Child) -> io::Result<()> {
     child.kill().await
 }
 
-fn spawn(executable: &Executable, socket: std::os::unix::net::UnixStream) -> io::Result<Child> {
+fn spawn(
+    executable: &Executable,
+    socket: std::os::unix::net::UnixStream,
+    lock: Option<OwnedFd>,
+) -> io::Result<Child> {
     let mut command = std::process::Command::new(&executable.path);
     command
         .args(&executable.arguments)
         .env_clear()
         .current_dir(Path::new("/"))
-        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    command
-        .fd_mappings(vec![FdMapping { parent_fd: socket.into(), child_fd: CLIENT_FD }])
-        .expect("a single mapping cannot collide");
+    let mut mappings = vec![FdMapping { parent_fd: socket.into(), child_fd: CLIENT_FD }];
+    if let Some(lock) = lock {
+        // It makes a session of its own, which the leader of a process group cannot.
+        command.stderr(Stdio::null());
+        mappings.push(FdMapping { parent_fd: lock, child_fd: LOCK_FD });
+    } else {
+        command.process_group(0);
+    }
+    command.fd_mappings(mappings).expect("the numbers differ");
     tokio::process::Command::from(command).spawn()
 }

@@ -17,19 +17,18 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pyro_protocol::client::{EndReason, FromSupervisor, RunEnd, ToSupervisor};
-use pyro_protocol::credit::{Credit, CreditExceeded};
+use pyro_protocol::credit::Credit;
 use pyro_protocol::failure::{Failure, FailureKind};
-use pyro_protocol::frame::{
-    Frame, FrameError, FrameKind, decode_message, encode_chunk, encode_message,
-};
+use pyro_protocol::frame::{Frame, FrameKind, decode_message, encode_chunk, encode_message};
 use pyro_protocol::guest::{FromGuest, ToGuest};
 use pyro_protocol::run::{ExitStatus, RunId, Stream};
 
+use crate::fault::{ClientFault, GuestFault};
 use crate::untrusted::text;
 
 /// From the order to kill a run to the end of the agent's patience: the agent has every process
 /// killed by the kernel at once, so a guest that needs longer does not work any more.
-const KILL_GRACE: Duration = Duration::from_secs(10);
+pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);
 
 /// Longer than any VM lives, and short enough to be added to any clock: a client may name any number.
 pub(crate) const WAIT_MAX: Duration = Duration::from_hours(365 * 24);
@@ -44,17 +43,27 @@ const SIGNALS: std::ops::RangeInclusive<u8> = 1..=64;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outgoing {
     ToGuest(Vec<u8>),
-    ToClient(Vec<u8>),
+    ToClient(ClientId, Vec<u8>),
 }
 
+/// One of those who are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ClientId(pub(crate) u32);
+
 /// The state of all runs of one VM.
+///
+/// Each client numbers its runs as it likes; the guest knows them by numbers that are never used twice.
 #[derive(Debug, Default)]
 pub(crate) struct Conversation {
     runs: BTreeMap<RunId, Run>,
+    last_run: u32,
 }
 
 #[derive(Debug)]
 struct Run {
+    client: ClientId,
+    /// The number that its client knows.
+    number: RunId,
     /// Whether the agent says that the command is being executed.
     progress: Progress,
     state: RunState,
@@ -78,42 +87,11 @@ enum RunState {
     Ending(EndReason),
 }
 
-/// The guest did what an honest agent never does, or nothing at all. The VM must be destroyed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum GuestFault {
-    #[error("the guest's agent broke the protocol")]
-    Malformed { source: FrameError },
-    #[error("the guest's agent sent more than it may")]
-    BeyondCredit { source: CreditExceeded },
-    #[error("the guest's agent spoke of a run that does not exist")]
-    UnknownRun,
-    #[error("the guest's agent sent a message out of turn")]
-    OutOfTurn,
-    #[error("the guest's agent told of an end by signal {signal}, which Linux does not have")]
-    NoSignal { signal: u8 },
-    #[error("the guest's agent gave up: {reason}")]
-    GaveUp { reason: String },
-    #[error("the guest's agent does not read what it is sent")]
-    Deaf,
-    #[error("the guest did not end a command within {} seconds", KILL_GRACE.as_secs())]
-    Unresponsive,
-}
-
-/// The client did what an honest client never does.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientFault {
-    #[error("the client broke the protocol")]
-    Malformed { source: FrameError },
-    #[error("the client sent or granted more than it may")]
-    BeyondCredit { source: CreditExceeded },
-    #[error("the client sent a message out of turn")]
-    OutOfTurn,
-}
-
 impl Conversation {
-    /// Takes a frame of the client.
+    /// Takes a frame of a client.
     pub(crate) fn client_sent(
         &mut self,
+        client: ClientId,
         frame: &Frame,
         now: Instant,
     ) -> Result<Vec<Outgoing>, ClientFault> {
@@ -121,22 +99,29 @@ impl Conversation {
             FrameKind::Message => {
                 let message = decode_message(&frame.payload)
                     .map_err(|source| ClientFault::Malformed { source })?;
-                self.client_asked(message, now)
+                self.client_asked(client, message, now)
             }
             FrameKind::Stdin => {
                 // The run may have ended while its input was on the way.
-                let Some(run) = self.runs.get_mut(&frame.run) else {
+                let Some((id, run)) = self.run_of_client(client, frame.run) else {
                     return Ok(Vec::new());
                 };
                 run.stdin
                     .spend(frame.payload.len())
                     .map_err(|source| ClientFault::BeyondCredit { source })?;
-                let chunk = encode_chunk(frame.kind, frame.run, &frame.payload)
+                let chunk = encode_chunk(frame.kind, id, &frame.payload)
                     .map_err(|source| ClientFault::Malformed { source })?;
                 Ok(vec![Outgoing::ToGuest(chunk)])
             }
             FrameKind::Output(_) => Err(ClientFault::OutOfTurn),
         }
+    }
+
+    /// Ends the runs of a client that has left: nobody waits for them any more.
+    pub(crate) fn client_left(&mut self, client: ClientId, now: Instant) -> Vec<Outgoing> {
+        let is_its = |run: &Run| run.client == client && run.state == RunState::Running;
+        let runs = self.runs.iter_mut().filter(|(_, run)| is_its(run));
+        runs.map(|(id, run)| run.end(*id, EndReason::Cancelled, now)).collect()
     }
 
     /// Takes a frame of the guest.
@@ -160,9 +145,9 @@ impl Conversation {
                 run.output_credit(stream)
                     .spend(frame.payload.len())
                     .map_err(|source| GuestFault::BeyondCredit { source })?;
-                let chunk = encode_chunk(frame.kind, frame.run, &frame.payload)
+                let chunk = encode_chunk(frame.kind, run.number, &frame.payload)
                     .map_err(|source| GuestFault::Malformed { source })?;
-                Ok(vec![Outgoing::ToClient(chunk)])
+                Ok(vec![Outgoing::ToClient(run.client, chunk)])
             }
             FrameKind::Stdin => Err(GuestFault::OutOfTurn),
         }
@@ -189,48 +174,60 @@ impl Conversation {
     /// for; the others fail with `failure`.
     pub(crate) fn vm_gone(&mut self, failure: &Failure, now: Instant) -> Vec<Outgoing> {
         let runs = std::mem::take(&mut self.runs);
-        let messages = runs.into_iter().map(|(id, run)| match run.state {
-            RunState::Running => FromSupervisor::RunFailed { run: id, failure: failure.clone() },
+        let told = runs.into_values().map(|run| match run.state {
+            RunState::Running => {
+                let failure = failure.clone();
+                run.tell(|run| FromSupervisor::RunFailed { run, failure })
+            }
             RunState::Ending(reason) => {
                 let status = ExitStatus::Signaled { signal: SIGKILL };
                 let duration = now - run.started;
                 let end = RunEnd { status, duration, reason, out_of_memory: false };
-                FromSupervisor::Ended { run: id, end }
+                run.tell(|run| FromSupervisor::Ended { run, end })
             }
         });
-        messages.map(|message| to_client(&message)).collect()
+        told.collect()
     }
 
     fn client_asked(
         &mut self,
+        client: ClientId,
         message: ToSupervisor,
         now: Instant,
     ) -> Result<Vec<Outgoing>, ClientFault> {
         match message {
-            ToSupervisor::Launch(_) => Err(ClientFault::OutOfTurn),
+            ToSupervisor::Launch(_)
+            | ToSupervisor::Keep
+            | ToSupervisor::StartVm
+            | ToSupervisor::StopVm
+            | ToSupervisor::DeleteVm => Err(ClientFault::OutOfTurn),
             ToSupervisor::Start { run, command, timeout } => {
-                if self.runs.contains_key(&run) {
+                if self.run_of_client(client, run).is_some() {
                     return Err(ClientFault::OutOfTurn);
                 }
-                let frame = encode_message(&ToGuest::Start { run, command })
+                self.last_run += 1;
+                let id = RunId(self.last_run);
+                let frame = encode_message(&ToGuest::Start { run: id, command })
                     .map_err(|source| ClientFault::Malformed { source })?;
-                self.runs.insert(run, Run::new(now, timeout));
+                self.runs.insert(id, Run::new(client, run, now, timeout));
                 Ok(vec![Outgoing::ToGuest(frame)])
             }
             ToSupervisor::GrantOutput { run, stream, bytes } => {
-                let Some(active) = self.runs.get_mut(&run) else {
+                let Some((id, active)) = self.run_of_client(client, run) else {
                     return Ok(Vec::new());
                 };
                 active
                     .output_credit(stream)
                     .grant(bytes)
                     .map_err(|source| ClientFault::BeyondCredit { source })?;
-                Ok(vec![to_guest(&ToGuest::GrantOutput { run, stream, bytes })])
+                Ok(vec![to_guest(&ToGuest::GrantOutput { run: id, stream, bytes })])
             }
             ToSupervisor::Cancel { run } => {
-                let running = self.runs.get_mut(&run).filter(|run| run.state == RunState::Running);
+                let running = self
+                    .run_of_client(client, run)
+                    .filter(|(_, run)| run.state == RunState::Running);
                 Ok(running
-                    .map(|active| active.end(run, EndReason::Cancelled, now))
+                    .map(|(id, active)| active.end(id, EndReason::Cancelled, now))
                     .into_iter()
                     .collect())
             }
@@ -250,18 +247,16 @@ impl Conversation {
             }
             FromGuest::StartFailed { run, reason } => {
                 self.run_of_guest(run, Progress::Requested)?;
-                self.runs.remove(&run);
+                let run = self.runs.remove(&run).ok_or(GuestFault::UnknownRun)?;
                 let failure = Failure::new(FailureKind::InvalidInput, "cannot start the command")
                     .cause(text(reason));
-                Ok(vec![to_client(&FromSupervisor::RunFailed { run, failure })])
+                Ok(vec![run.tell(|run| FromSupervisor::RunFailed { run, failure })])
             }
             FromGuest::GrantStdin { bytes: 0, .. } => Err(GuestFault::OutOfTurn),
             FromGuest::GrantStdin { run, bytes } => {
-                self.run_of_guest(run, Progress::Started)?
-                    .stdin
-                    .grant(bytes)
-                    .map_err(|source| GuestFault::BeyondCredit { source })?;
-                Ok(vec![to_client(&FromSupervisor::GrantStdin { run, bytes })])
+                let run = self.run_of_guest(run, Progress::Started)?;
+                run.stdin.grant(bytes).map_err(|source| GuestFault::BeyondCredit { source })?;
+                Ok(vec![run.tell(|run| FromSupervisor::GrantStdin { run, bytes })])
             }
             FromGuest::Exited { run, status, out_of_memory } => {
                 check_signal(status)?;
@@ -271,14 +266,20 @@ impl Conversation {
                     RunState::Ending(reason) => reason,
                 };
                 let end = RunEnd { status, duration: now - ended.started, reason, out_of_memory };
+                let told = ended.tell(|run| FromSupervisor::Ended { run, end });
                 self.runs.remove(&run);
-                Ok(vec![to_client(&FromSupervisor::Ended { run, end })])
+                Ok(vec![told])
             }
             FromGuest::Fatal { reason } => Err(GuestFault::GaveUp { reason: text(reason) }),
             FromGuest::Ready(_) | FromGuest::Pong | FromGuest::Goodbye => {
                 Err(GuestFault::OutOfTurn)
             }
         }
+    }
+
+    fn run_of_client(&mut self, client: ClientId, number: RunId) -> Option<(RunId, &mut Run)> {
+        let is_it = |run: &Run| run.client == client && run.number == number;
+        self.runs.iter_mut().find(|(_, run)| is_it(run)).map(|(id, run)| (*id, run))
     }
 
     /// The run of which the guest speaks, if what it says belongs to this `progress`.
@@ -289,8 +290,10 @@ impl Conversation {
 }
 
 impl Run {
-    fn new(now: Instant, timeout: Duration) -> Self {
+    fn new(client: ClientId, number: RunId, now: Instant, timeout: Duration) -> Self {
         Self {
+            client,
+            number,
             progress: Progress::Requested,
             state: RunState::Running,
             started: now,
@@ -305,6 +308,12 @@ impl Run {
         self.state = RunState::Ending(reason);
         self.deadline = now + KILL_GRACE;
         to_guest(&ToGuest::Kill { run: id })
+    }
+
+    /// Tells its client something about it, by the number that the client knows.
+    fn tell(&self, message: impl FnOnce(RunId) -> FromSupervisor) -> Outgoing {
+        let frame = encode_message(&message(self.number));
+        Outgoing::ToClient(self.client, frame.expect("what the guest adds to it is cut short"))
     }
 
     fn output_credit(&mut self, stream: Stream) -> &mut Credit {
@@ -329,10 +338,6 @@ fn to_guest(message: &ToGuest) -> Outgoing {
     Outgoing::ToGuest(encode_message(message).expect("messages other than Start are short"))
 }
 
-fn to_client(message: &FromSupervisor) -> Outgoing {
-    Outgoing::ToClient(encode_message(message).expect("what the guest adds to it is cut short"))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -342,6 +347,7 @@ mod tests {
 
     use super::*;
 
+    const CLIENT: ClientId = ClientId(0);
     const RUN: RunId = RunId(1);
     const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -371,7 +377,7 @@ mod tests {
 
     fn started(now: Instant) -> Conversation {
         let mut conversation = Conversation::default();
-        conversation.client_sent(&message_frame(&start(RUN)), now).unwrap();
+        conversation.client_sent(CLIENT, &message_frame(&start(RUN)), now).unwrap();
         conversation.guest_sent(&message_frame(&FromGuest::Started { run: RUN }), now).unwrap();
         conversation
     }
@@ -385,7 +391,7 @@ mod tests {
     }
 
     fn end_reason(outgoing: &[Outgoing]) -> EndReason {
-        let [Outgoing::ToClient(bytes)] = outgoing else {
+        let [Outgoing::ToClient(_, bytes)] = outgoing else {
             panic!("one message to the client, not {outgoing:?}");
         };
         match decode_message(&bytes[pyro_protocol::frame::HEADER_BYTES..]).unwrap() {
@@ -427,7 +433,7 @@ mod tests {
         let now = Instant::now();
         for frame in [output_frame(RUN, 1), exited()] {
             let mut conversation = Conversation::default();
-            conversation.client_sent(&message_frame(&start(RUN)), now).unwrap();
+            conversation.client_sent(CLIENT, &message_frame(&start(RUN)), now).unwrap();
             assert!(matches!(conversation.guest_sent(&frame, now), Err(GuestFault::OutOfTurn)));
         }
     }
@@ -479,7 +485,7 @@ mod tests {
         let now = Instant::now();
         let mut conversation = Conversation::default();
         let start = message_frame(&start_with(RUN, Duration::MAX));
-        conversation.client_sent(&start, now).unwrap();
+        conversation.client_sent(CLIENT, &start, now).unwrap();
         assert_eq!(conversation.next_deadline(), Some(now + WAIT_MAX));
     }
 
@@ -500,9 +506,9 @@ mod tests {
         let now = Instant::now();
         let mut conversation = started(now);
         let cancel = message_frame(&ToSupervisor::Cancel { run: RUN });
-        let outgoing = conversation.client_sent(&cancel, now).unwrap();
+        let outgoing = conversation.client_sent(CLIENT, &cancel, now).unwrap();
         assert_eq!(outgoing, [to_guest(&ToGuest::Kill { run: RUN })]);
-        assert_eq!(conversation.client_sent(&cancel, now).unwrap(), [], "killed once only");
+        assert_eq!(conversation.client_sent(CLIENT, &cancel, now).unwrap(), [], "killed once only");
         let outgoing = conversation.guest_sent(&exited(), now).unwrap();
         assert_eq!(end_reason(&outgoing), EndReason::Cancelled);
     }
@@ -513,7 +519,7 @@ mod tests {
         let mut conversation = started(now);
         conversation.guest_sent(&exited(), now).unwrap();
         let input = Frame { kind: FrameKind::Stdin, run: RUN, payload: b"late".to_vec() };
-        assert_eq!(conversation.client_sent(&input, now).unwrap(), []);
+        assert_eq!(conversation.client_sent(CLIENT, &input, now).unwrap(), []);
     }
 
     fn any_guest_frame() -> impl Strategy<Value = Frame> {
@@ -545,7 +551,7 @@ mod tests {
         ) {
             let now = Instant::now();
             let mut conversation = started(now);
-            conversation.client_sent(&message_frame(&start(RunId(2))), now).unwrap();
+            conversation.client_sent(CLIENT, &message_frame(&start(RunId(2))), now).unwrap();
             let mut outgoing = Vec::new();
             for frame in frames {
                 match conversation.guest_sent(&frame, now) {
@@ -558,7 +564,7 @@ mod tests {
             let mut ends = BTreeMap::<RunId, usize>::new();
             let mut output_bytes = BTreeMap::<RunId, usize>::new();
             for frame in outgoing {
-                let Outgoing::ToClient(bytes) = frame else { continue };
+                let Outgoing::ToClient(_, bytes) = frame else { continue };
                 let mut decoder = pyro_protocol::frame::FrameDecoder::default();
                 decoder.push(&bytes);
                 let frame = decoder.next_frame().unwrap().unwrap();

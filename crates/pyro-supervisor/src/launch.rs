@@ -75,62 +75,90 @@ impl LaunchError {
     }
 }
 
+/// A VM that takes commands.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) vm: Vm,
+    pub(crate) report: LaunchReport,
+    /// Its disk, through descriptors of its own.
+    pub(crate) disk: ScratchDisk,
+}
+
 /// A machine that was booted, with the files that are its memory and its disk.
 #[derive(Debug)]
 pub(crate) struct Booted {
     pub(crate) vm: Vm,
     pub(crate) memory: OwnedFd,
-    pub(crate) scratch: OwnedFd,
+    pub(crate) scratch: ScratchDisk,
     attempts: u32,
 }
 
-/// Starts a VM as specified. On failure, or when dropped half-way, nothing is left.
+/// Has a template made for `spec` if VMs are to be restored and there is none. What goes wrong shows when
+/// a VM is launched.
+pub(crate) async fn prepare(spec: &LaunchSpec, progress: impl Fn(LaunchPhase) + Sync) {
+    if let StartPolicy::Restore { templates, warm_up } = &spec.start {
+        template::prepare(spec, &TemplateStore::at(templates), warm_up, &progress).await.ok();
+    }
+}
+
+/// Starts a VM as specified. One that had a machine before has a disk, from which the next one is booted.
+/// On failure, or when dropped half-way, nothing is left.
 pub(crate) async fn launch(
     spec: &LaunchSpec,
-    progress: impl Fn(LaunchPhase),
-) -> Result<(Vm, LaunchReport), LaunchError> {
+    disk: Option<ScratchDisk>,
+    progress: impl Fn(LaunchPhase) + Sync,
+) -> Result<Launched, LaunchError> {
     let mut clock = StepClock { launched: Instant::now(), steps: Vec::new() };
-    let (vm, boot, start, boot_attempts) = match &spec.start {
-        StartPolicy::ColdBoot => {
-            cold_boot(spec, StartKind::ColdBoot, &progress, &mut clock).await?
+    let (vm, boot, disk, start, boot_attempts) = match (&spec.start, disk) {
+        (StartPolicy::ColdBoot, disk) => {
+            cold_boot(spec, disk, StartKind::ColdBoot, &progress, &mut clock).await?
         }
-        StartPolicy::Restore { templates, warm_up } => {
+        // A template's memory knows another disk.
+        (StartPolicy::Restore { .. }, Some(disk)) => {
+            cold_boot(spec, Some(disk), StartKind::ColdBoot, &progress, &mut clock).await?
+        }
+        (StartPolicy::Restore { templates, warm_up }, None) => {
             let store = TemplateStore::at(templates);
             match template::restored(spec, &store, warm_up, &progress, &mut clock).await {
-                Ok((vm, boot)) => (vm, boot, StartKind::Restored, 0),
+                Ok((vm, boot, disk)) => (vm, boot, disk, StartKind::Restored, 0),
                 Err(error) => {
                     let reason = Failure::from_error(FailureKind::VmStartFailed, &error);
                     let start = StartKind::ColdBootInstead { reason };
-                    cold_boot(spec, start, &progress, &mut clock).await?
+                    cold_boot(spec, None, start, &progress, &mut clock).await?
                 }
             }
         }
     };
-    Ok((vm, LaunchReport { start, steps: clock.steps, boot, boot_attempts }))
+    let report = LaunchReport { start, steps: clock.steps, boot, boot_attempts };
+    Ok(Launched { vm, report, disk })
 }
 
 async fn cold_boot(
     spec: &LaunchSpec,
+    disk: Option<ScratchDisk>,
     start: StartKind,
     progress: &impl Fn(LaunchPhase),
     clock: &mut StepClock,
-) -> Result<(Vm, BootReport, StartKind, u32), LaunchError> {
+) -> Result<(Vm, BootReport, ScratchDisk, StartKind, u32), LaunchError> {
     progress(LaunchPhase::Booting);
-    let mut booted = boot_with_retry(spec).await?;
+    let mut booted = boot_with_retry(spec, disk).await?;
     clock.step_done("boot");
     progress(LaunchPhase::Configuring);
     let report = boot::configure(&mut booted.vm, &spec.vm_id)
         .await
         .map_err(|source| LaunchError::Boot { source })?;
     clock.step_done("configure");
-    Ok((booted.vm, report, start, booted.attempts))
+    Ok((booted.vm, report, booted.scratch, start, booted.attempts))
 }
 
-/// Boots a machine, and again if it never answers.
-pub(crate) async fn boot_with_retry(spec: &LaunchSpec) -> Result<Booted, LaunchError> {
+/// Boots a machine, and again if it never answers: from the disk of an earlier one, or from a new one.
+pub(crate) async fn boot_with_retry(
+    spec: &LaunchSpec,
+    disk: Option<ScratchDisk>,
+) -> Result<Booted, LaunchError> {
     let mut attempts = 1;
     loop {
-        match boot_once(spec).await {
+        match boot_once(spec, disk.as_ref()).await {
             Ok((vm, memory, scratch)) => return Ok(Booted { vm, memory, scratch, attempts }),
             Err(LaunchError::Boot { source: BootError::NoAnswer { .. } })
                 if attempts < BOOT_ATTEMPTS_MAX =>
@@ -142,16 +170,22 @@ pub(crate) async fn boot_with_retry(spec: &LaunchSpec) -> Result<Booted, LaunchE
     }
 }
 
-async fn boot_once(spec: &LaunchSpec) -> Result<(Vm, OwnedFd, OwnedFd), LaunchError> {
+async fn boot_once(
+    spec: &LaunchSpec,
+    disk: Option<&ScratchDisk>,
+) -> Result<(Vm, OwnedFd, ScratchDisk), LaunchError> {
     let no_memory = |source| LaunchError::NoMemory { source };
-    let scratch = scratch::create(&spec.scratch_directory, &spec.mke2fs)
-        .await
-        .map_err(|source| LaunchError::Scratch { source })?;
+    let scratch = match disk {
+        Some(disk) => disk.try_clone().map_err(no_memory)?,
+        None => scratch::create(&spec.scratch_directory, &spec.mke2fs)
+            .await
+            .map_err(|source| LaunchError::Scratch { source })?,
+    };
     let initramfs = initramfs::build(&spec.kernel_modules)
         .map_err(|source| LaunchError::Initramfs { source })?;
     let file = memory::fresh(spec.memory_mib).map_err(no_memory)?;
     let kept_memory = file.try_clone().map_err(no_memory)?;
-    let kept_scratch = scratch.read_write.try_clone().map_err(no_memory)?;
+    let kept_scratch = scratch.try_clone().map_err(no_memory)?;
     let memory = Memory { mib: spec.memory_mib, file, sharing: MemorySharing::Shared };
     let start = Start::Boot(Boot {
         kernel: memory::copy_of(&spec.kernel_image).map_err(|source| LaunchError::CannotOpen {

@@ -1,21 +1,33 @@
 //! The supervisor: the host process that owns exactly one VM and dies with it.
 //!
-//! [`server`] is the process itself; [`client`] is how another process starts and uses it. In
-//! between:
+//! [`server`] is the process itself; [`client`] is how another process starts and uses it, [`remote`] how
+//! others use the VM of one that lives by itself. In between:
 //!
 //! ```text
-//!   client ═══ socket ═══ driver ═══ virtio port ═══ agent
-//!                           │
-//!                     conversation (pure: who may send what, and when it is too late)
+//!   clients ═══ sockets ═══ owner ═══ virtio port ═══ agent
+//!                            ├── lifecycle (pure: where the VM stands, and what follows)
+//!                            └── conversation (pure: who may send what, and when it is too late)
 //! ```
 
 pub mod client;
 
+pub mod remote;
+
 pub mod server;
 
-mod driver;
+mod owner;
+
+mod lifecycle;
+
+mod clients;
+
+mod machine;
+
+mod house;
 
 mod conversation;
+
+mod fault;
 
 mod launch;
 

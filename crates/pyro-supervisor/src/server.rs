@@ -1,23 +1,26 @@
-//! The supervisor process: starts one VM for one client, serves it, and is gone with it.
+//! The supervisor process: greets the client that started it, owns one VM, and is gone with it.
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use pyro_protocol::client::{FromSupervisor, LaunchSpec, ToSupervisor};
+use pyro_protocol::client::{FromSupervisor, LaunchSpec, Lifetime, ToSupervisor};
+use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_protocol::frame::{FrameKind, decode_message};
+use pyro_protocol::record::VmRecord;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
 
-use crate::boot::Vm;
-use crate::conversation::WAIT_MAX;
-use crate::driver;
-use crate::launch::{self, LaunchError};
+use crate::house::House;
 use crate::link::{Link, LinkError};
-use crate::sys;
+use crate::{owner, sys};
 
 /// The number under which a supervisor inherits its client's socket.
 pub const CLIENT_FD: i32 = 3;
+
+/// The number under which the supervisor of a VM with a life of its own inherits the lock of its directory.
+pub const LOCK_FD: i32 = 4;
 
 /// From the supervisor's start to its client's launch message.
 const LAUNCH_MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
@@ -54,17 +57,30 @@ async fn serve_client(socket: OwnedFd) -> Result<(), LinkError> {
         tokio::time::timeout(LAUNCH_MESSAGE_DEADLINE, greet(stream))
             .await
             .map_err(|_| LinkError::TooLate { deadline: LAUNCH_MESSAGE_DEADLINE })??;
-    match Box::pin(launch_for(&mut client, &spec)).await? {
-        Ok(vm) => {
-            let expires_at = Instant::now() + spec.time_to_live.min(WAIT_MAX);
-            driver::drive(vm, client, &spec.vm_id, expires_at).await;
-            Ok(())
+    let house = match &spec.lifetime {
+        Lifetime::Client => None,
+        Lifetime::Own { directory, record, needed } => {
+            match open_house(directory, record, needed) {
+                Ok(house) => Some(house),
+                Err(error) => {
+                    let failure = Failure::from_error(FailureKind::VmStartFailed, &error)
+                        .context(format!("cannot use `{}`", directory.display()));
+                    client.send_message(&FromSupervisor::Failed(failure))?;
+                    return client.flush().await;
+                }
+            }
         }
-        Err(error) => {
-            client.send_message(&FromSupervisor::Failed(error.into_failure()))?;
-            client.flush().await
-        }
-    }
+    };
+    // The owner's state is large, and moves once only.
+    Box::pin(owner::own(spec, client, house)).await;
+    Ok(())
+}
+
+fn open_house(directory: &Path, record: &VmRecord, needed: &[PathBuf]) -> io::Result<House> {
+    let lock = sys::inherited_file(LOCK_FD).ok_or(io::ErrorKind::NotFound)?;
+    // Away from its creator's terminal, whose end is none of the VM's.
+    rustix::process::setsid()?;
+    House::open(directory, record.clone(), needed, lock)
 }
 
 async fn greet(stream: UnixStream) -> Result<(Link, LaunchSpec), LinkError> {
@@ -77,43 +93,5 @@ async fn greet(stream: UnixStream) -> Result<(Link, LaunchSpec), LinkError> {
     match message {
         Some(ToSupervisor::Launch(spec)) => Ok((client, *spec)),
         _ => Err(LinkError::Closed),
-    }
-}
-
-/// Launches while the client watches. The outer error says that it watches no more, and then nothing
-/// is left of the launch.
-async fn launch_for(
-    client: &mut Link,
-    spec: &LaunchSpec,
-) -> Result<Result<Vm, LaunchError>, LinkError> {
-    // Phases are few, so the channel cannot grow.
-    let (phases, mut phase_reached) = mpsc::unbounded_channel();
-    let launch = launch::launch(spec, |phase| {
-        // The receiver lives as long as this function.
-        let _: Result<_, _> = phases.send(phase);
-    });
-    tokio::pin!(launch);
-    loop {
-        tokio::select! {
-            // In this order, so that no phase is reported after the outcome.
-            biased;
-            Some(phase) = phase_reached.recv() => {
-                client.send_message(&FromSupervisor::Progress(phase))?;
-            }
-            outcome = &mut launch => {
-                return Ok(match outcome {
-                    Ok((vm, report)) => {
-                        client.send_message(&FromSupervisor::Ready(report))?;
-                        Ok(vm)
-                    }
-                    Err(error) => Err(error),
-                });
-            }
-            // A client has nothing to say before the VM is ready: it leaves, or it is broken.
-            frame = client.next_frame() => {
-                frame?;
-                return Err(LinkError::Closed);
-            }
-        }
     }
 }

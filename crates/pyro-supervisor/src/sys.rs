@@ -15,3 +15,14 @@ pub(crate) fn inherited_socket(number: RawFd) -> Option<OwnedFd> {
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).ok()?;
     Some(socket)
 }
+
+/// Takes over descriptor `number`, if it is open. Call it once per number.
+pub(crate) fn inherited_file(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: the descriptor is only asked for its flags, and an unused number makes that fail.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_getfd(descriptor).ok()?;
+    // SAFETY: the process was started with this descriptor for this purpose, so it has no other owner.
+    let file = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC).ok()?;
+    Some(file)
+}

@@ -15,7 +15,8 @@ use pyro_protocol::run::{Command, ExitStatus, RunId, Stdin, Stream};
 use serde::Serialize;
 
 use super::untrusted::assert_shown_safely;
-use crate::conversation::{Conversation, GuestFault, Outgoing};
+use crate::conversation::{ClientId, Conversation, Outgoing};
+use crate::fault::GuestFault;
 
 /// Steps of one conversation.
 const EVENTS_MAX: usize = 512;
@@ -105,7 +106,7 @@ enum Timeout {
 
 impl FewRuns {
     fn id(self) -> RunId {
-        RunId(u32::from(self.0 % 4))
+        RunId(u32::from(self.0 % 8))
     }
 }
 
@@ -144,6 +145,9 @@ impl RawFrame {
         Frame { kind, run: self.run.id(), payload: self.payload }
     }
 }
+
+/// The one client.
+const CLIENT: ClientId = ClientId(1);
 
 /// A conversation, the clock, and the books.
 struct Table {
@@ -225,7 +229,10 @@ impl Table {
     }
 
     fn client_sends(&mut self, frame: &Frame) -> Course {
-        let Ok(outgoing) = self.conversation.client_sent(frame, self.now) else { return OVER };
+        self.books.note_request(frame);
+        let Ok(outgoing) = self.conversation.client_sent(CLIENT, frame, self.now) else {
+            return OVER;
+        };
         self.enter_answer(frame, &outgoing);
         ON
     }
@@ -264,7 +271,7 @@ impl Table {
 
     fn enter_answer(&mut self, cause: &Frame, outgoing: &[Outgoing]) {
         assert!(outgoing.len() <= 1, "one frame causes several: {outgoing:?}");
-        for Outgoing::ToGuest(bytes) | Outgoing::ToClient(bytes) in outgoing {
+        for Outgoing::ToGuest(bytes) | Outgoing::ToClient(_, bytes) in outgoing {
             let bytes_max = cause.payload.len() + HEADER_BYTES + OVERHEAD_BYTES_MAX;
             assert!(
                 bytes.len() <= bytes_max,
@@ -281,7 +288,7 @@ impl Table {
     fn close(mut self) {
         let failure = Failure::new(FailureKind::VmLost, "lost");
         let outgoing = self.conversation.vm_gone(&failure, self.now);
-        assert!(outgoing.iter().all(|frame| matches!(frame, Outgoing::ToClient(_))));
+        assert!(outgoing.iter().all(|frame| matches!(frame, Outgoing::ToClient(CLIENT, _))));
         self.books.enter(&outgoing);
         assert!(self.books.runs.is_empty(), "a run never ends: {:?}", self.books.runs);
         assert!(self.conversation.next_deadline().is_none());
@@ -291,12 +298,17 @@ impl Table {
 /// What was said to both sides, run by run; an entry that cannot be made is a broken rule.
 #[derive(Debug, Default)]
 struct Books {
+    /// By the numbers that the guest knows.
     runs: BTreeMap<RunId, Account>,
+    /// What the client calls the run that it asks for at this moment.
+    requested: Option<RunId>,
 }
 
 /// What each stream of a run may still carry.
 #[derive(Debug)]
 struct Account {
+    /// What its client calls it.
+    number: RunId,
     stdin_bytes: usize,
     stdout_bytes: usize,
     stderr_bytes: usize,
@@ -323,6 +335,14 @@ impl Books {
         Some(has_started && (1..=*account.output_bytes(stream)).contains(&frame.payload.len()))
     }
 
+    /// Notes what the client calls a run, if it asks for one.
+    fn note_request(&mut self, frame: &Frame) {
+        self.requested = match decode_message(&frame.payload) {
+            Ok(ToSupervisor::Start { run, .. }) if frame.kind == FrameKind::Message => Some(run),
+            _ => None,
+        };
+    }
+
     /// Notes that the guest says that a run has started, and was believed.
     fn note_start(&mut self, frame: &Frame) {
         if frame.kind != FrameKind::Message {
@@ -338,7 +358,7 @@ impl Books {
         for frame in outgoing {
             match frame {
                 Outgoing::ToGuest(bytes) => self.enter_to_guest(&only_frame(bytes)),
-                Outgoing::ToClient(bytes) => self.enter_to_client(&only_frame(bytes)),
+                Outgoing::ToClient(_, bytes) => self.enter_to_client(&only_frame(bytes)),
             }
         }
     }
@@ -367,13 +387,13 @@ impl Books {
         match frame.kind {
             FrameKind::Output(stream) => {
                 assert!(!frame.payload.is_empty(), "what costs nothing can be said without end");
-                spend(self.account(frame.run).output_bytes(stream), frame);
+                spend(self.account_of_client(frame.run).output_bytes(stream), frame);
             }
             FrameKind::Stdin => panic!("a client gets no input"),
             FrameKind::Message => match decode_message(&frame.payload).expect("a message") {
                 FromSupervisor::GrantStdin { run, bytes } => {
                     assert_ne!(bytes, 0, "what costs nothing can be said without end");
-                    grant(&mut self.account(run).stdin_bytes, bytes);
+                    grant(&mut self.account_of_client(run).stdin_bytes, bytes);
                 }
                 FromSupervisor::Ended { run, .. } => self.settle(run),
                 FromSupervisor::RunFailed { run, failure } => {
@@ -382,6 +402,7 @@ impl Books {
                 }
                 message @ (FromSupervisor::Progress(_)
                 | FromSupervisor::Ready(_)
+                | FromSupervisor::Done
                 | FromSupervisor::Failed(_)) => panic!("the VM runs already, but {message:?}"),
             },
         }
@@ -389,7 +410,11 @@ impl Books {
 
     fn open(&mut self, run: RunId) {
         let window = WINDOW_BYTES as usize;
+        let number = self.requested.take().expect("a run that the client asks for");
+        let is_new = self.runs.values().all(|account| account.number != number);
+        assert!(is_new, "the client's {number:?} starts twice");
         let account = Account {
+            number,
             stdin_bytes: window,
             stdout_bytes: window,
             stderr_bytes: window,
@@ -399,8 +424,16 @@ impl Books {
         assert!(self.runs.insert(run, account).is_none(), "{run:?} starts twice");
     }
 
-    fn settle(&mut self, run: RunId) {
-        assert!(self.runs.remove(&run).is_some(), "{run:?} ends, but is not there");
+    /// The client is told of the end of a run.
+    fn settle(&mut self, number: RunId) {
+        let runs = self.runs.len();
+        self.runs.retain(|_, account| account.number != number);
+        assert_eq!(self.runs.len() + 1, runs, "{number:?} ends, but is not there");
+    }
+
+    fn account_of_client(&mut self, number: RunId) -> &mut Account {
+        let account = self.runs.values_mut().find(|account| account.number == number);
+        account.expect("only runs that are there are spoken of")
     }
 
     fn account(&mut self, run: RunId) -> &mut Account {

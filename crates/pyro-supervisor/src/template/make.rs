@@ -65,7 +65,7 @@ pub(crate) async fn make(
     let write = |source| MakeError::Write { source };
     let partial = store.begin(key, &spec.environment_digest, lock).map_err(write)?;
     progress(LaunchPhase::BootingTemplate);
-    let mut booted = launch::boot_with_retry(spec)
+    let mut booted = launch::boot_with_retry(spec, None)
         .await
         .map_err(|source| MakeError::Boot { source: Box::new(source) })?;
     boot::configure(&mut booted.vm, TEMPLATE_ID)
@@ -80,7 +80,8 @@ pub(crate) async fn make(
     progress(LaunchPhase::FreezingTemplate);
     let state = super::state_file().map_err(write)?;
     freeze(&mut booted.vm, &state).await?;
-    let [memory, scratch, state] = [booted.memory, booted.scratch, state].map(File::from);
+    let [memory, scratch, state] =
+        [booted.memory, booted.scratch.read_write, state].map(File::from);
     booted.vm.qemu.kill().await.map_err(write)?;
     partial.fill(memory, scratch, state).await.map_err(write)?;
     store.publish(key, &partial, lock).map_err(write)?;

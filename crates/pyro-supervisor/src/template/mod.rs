@@ -37,6 +37,7 @@ use self::store::{MakerLock, Template, TemplateStore};
 use crate::background;
 use crate::boot::Vm;
 use crate::launch::StepClock;
+use crate::scratch::ScratchDisk;
 
 /// For another process to make a template. One that needs longer is stopped or stuck.
 const MAKER_DEADLINE: Duration = Duration::from_mins(5);
@@ -66,7 +67,7 @@ pub(crate) async fn restored(
     warm_up: &[String],
     progress: &impl Fn(LaunchPhase),
     clock: &mut StepClock,
-) -> Result<(Vm, BootReport), TemplateError> {
+) -> Result<(Vm, BootReport, ScratchDisk), TemplateError> {
     let key = TemplateKey::of(spec, warm_up).map_err(|source| TemplateError::Key { source })?;
     let found = store.open(&key).map_err(|source| TemplateError::Store { source })?;
     if let Some(template) = found {
@@ -87,6 +88,21 @@ pub(crate) async fn restored(
     restore::restore(spec, &template, progress, clock)
         .await
         .map_err(|source| TemplateError::Restore { source })
+}
+
+/// Has the template made, if it is not there.
+pub(crate) async fn prepare(
+    spec: &LaunchSpec,
+    store: &TemplateStore,
+    warm_up: &[String],
+    progress: &impl Fn(LaunchPhase),
+) -> Result<(), TemplateError> {
+    let key = TemplateKey::of(spec, warm_up).map_err(|source| TemplateError::Key { source })?;
+    let found = store.open(&key).map_err(|source| TemplateError::Store { source })?;
+    if found.is_none() {
+        made(spec, store, &key, warm_up, progress).await?;
+    }
+    Ok(())
 }
 
 /// The template, made by this process or by another that was faster.

@@ -57,7 +57,7 @@ pub(crate) async fn restore(
     template: &Template,
     progress: &impl Fn(LaunchPhase),
     clock: &mut StepClock,
-) -> Result<(Vm, BootReport), RestoreError> {
+) -> Result<(Vm, BootReport, ScratchDisk), RestoreError> {
     clock.step_done("template");
     progress(LaunchPhase::Restoring);
     let no_memory = |source| RestoreError::NoMemory { source };
@@ -72,6 +72,7 @@ pub(crate) async fn restore(
     let (machine, host) =
         launch::assemble(spec, machine_memory, start, own.disk.try_clone().map_err(no_memory)?)
             .map_err(|source| RestoreError::Assemble { source: Box::new(source) })?;
+    let disk = own.disk.try_clone().map_err(no_memory)?;
     // Both begin now, beside the start of QEMU.
     let (shared, own) = (memory.fill(template).map_err(no_memory)?, own.fill());
     let filled = async {
@@ -85,7 +86,7 @@ pub(crate) async fn restore(
     progress(LaunchPhase::Configuring);
     let report = boot::configure(&mut vm, &spec.vm_id).await.map_err(no_vm)?;
     clock.step_done("configure");
-    Ok((vm, report))
+    Ok((vm, report, disk))
 }
 
 /// What a VM shares with no other: its scratch disk, and the state of its devices.

@@ -1,0 +1,50 @@
+//! A VM with a life of its own, as it is written down for every process of its user.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::Accelerator;
+
+/// What a VM is and where it stands. Its supervisor keeps it up to date.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// 12 lower-case hex digits.
+    pub vm_id: String,
+    pub environment: String,
+    pub environment_version: String,
+    pub vcpu_count: u8,
+    pub memory_mib: u32,
+    /// Since the epoch.
+    pub created_at: Duration,
+    pub time_to_live: Duration,
+    pub state: VmState,
+    pub allow_host_compat: bool,
+    /// Whatever whoever made it wants to find again.
+    pub metadata: BTreeMap<String, String>,
+    pub accelerator: Accelerator,
+}
+
+/// Where a VM stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmState {
+    /// Everything is prepared, no machine ran yet.
+    Created,
+    /// It takes commands.
+    Started,
+    /// No machine runs. What its commands wrote is on its disk.
+    Stopped,
+}
+
+impl VmState {
+    /// As in payloads and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Started => "started",
+            Self::Stopped => "stopped",
+        }
+    }
+}

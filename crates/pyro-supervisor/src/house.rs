@@ -1,0 +1,94 @@
+//! The directory of a VM with a life of its own: where others find it, and see whether it still lives.
+//!
+//! ```text
+//!   <directory>/lock      held by the supervisor, from before it starts until it is gone
+//!               record    what the VM is, and where it stands
+//!               socket    where clients connect
+//! ```
+//!
+//! Whoever gets the lock knows that the supervisor is dead, and may remove the directory.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use pyro_protocol::record::{VmRecord, VmState};
+use rustix::net::sockopt::socket_peercred;
+use tokio::net::{UnixListener, UnixStream};
+
+pub(crate) const LOCK: &str = "lock";
+pub(crate) const RECORD: &str = "record";
+pub(crate) const SOCKET: &str = "socket";
+
+/// The directory of a VM, from its supervisor's side. It is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct House {
+    directory: PathBuf,
+    record: VmRecord,
+    listener: UnixListener,
+    /// Held until the directory is gone.
+    _lock: OwnedFd,
+    /// Directories that nobody may delete before.
+    _needed: Vec<File>,
+}
+
+impl House {
+    /// Opens the directory. Clients find the VM once there is a [`record`](Self::record).
+    pub(crate) fn open(
+        directory: &Path,
+        record: VmRecord,
+        needed: &[PathBuf],
+        lock: OwnedFd,
+    ) -> io::Result<Self> {
+        // The creator holds these locks as well for now, so they are free to be shared.
+        let needed = needed.iter().map(|path| {
+            let directory = fs_err::File::open(path)?.into_parts().0;
+            directory.try_lock_shared()?;
+            Ok(directory)
+        });
+        let needed = needed.collect::<io::Result<Vec<_>>>()?;
+        // Relative, because the kernel allows 107 bytes for the path of a socket.
+        rustix::process::chdir(directory)?;
+        let listener = UnixListener::bind(SOCKET)?;
+        Ok(Self { directory: directory.to_owned(), record, listener, _lock: lock, _needed: needed })
+    }
+
+    /// Writes down where the VM stands.
+    pub(crate) fn record(&mut self, state: VmState) -> io::Result<()> {
+        self.record.state = state;
+        self.write_record()
+    }
+
+    /// Waits for somebody of this user to connect. Cancel-safe.
+    pub(crate) async fn next_client(&self) -> UnixStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) if is_of_this_user(&stream) => return stream,
+                // Others cannot get here but where the directory's permissions were changed.
+                Ok(_) => {}
+                // Too many open files, for instance: there will be room when a client leaves.
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    fn write_record(&self) -> io::Result<()> {
+        let json = serde_json::to_vec_pretty(&self.record)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+        file.write_all(&json)?;
+        file.persist(self.directory.join(RECORD))?;
+        Ok(())
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by whoever looks next.
+        fs_err::remove_dir_all(&self.directory).ok();
+    }
+}
+
+fn is_of_this_user(stream: &UnixStream) -> bool {
+    socket_peercred(stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+}
