@@ -66,7 +66,7 @@ async fn time_commands(arguments: &Arguments) -> Result<Vec<Vec<f64>>, PyroError
         time_to_live: TimeToLive::DEFAULT,
         network: Network::Off,
     };
-    let mut vm = pyro.start_vm(&request, &|_| {}).await?;
+    let mut vm = pyro.launch_vm(&request, &|_| {}).await?;
     let mut milliseconds = vec![Vec::new(); arguments.commands.len()];
     for _ in 0..arguments.times {
         for (command, samples) in arguments.commands.iter().zip(&mut milliseconds) {

@@ -8,6 +8,7 @@ use pyro_environments::{ArchiveSettings, InstalledEnvironment};
 use pyro_protocol::client::StartPolicy;
 use pyro_supervisor::client::Executable;
 
+use crate::limits::ActiveVmsMax;
 use crate::{ErrorKind, PyroError};
 
 /// First and second word of the command line with which `pyro` becomes a supervisor.
@@ -34,6 +35,8 @@ pub struct Config {
     pub pyro: PathBuf,
     pub accelerator: AcceleratorChoice,
     pub confinement: ConfinementChoice,
+    /// How many VMs with a life of their own there may be.
+    pub active_vms_max: ActiveVmsMax,
     /// Boot every VM instead of restoring it from a template.
     pub cold_boot: bool,
     /// Debian mirrors, as URLs or one-line apt sources; none for the host's own.
@@ -112,6 +115,10 @@ impl Config {
                 ));
             }
         };
+        let active_vms_max = match text(variable, "PYRO_MAX_ACTIVE_VMS")? {
+            None => ActiveVmsMax::DEFAULT,
+            Some(number) => ActiveVmsMax::parse("PYRO_MAX_ACTIVE_VMS", &number)?,
+        };
         let mirrors = text(variable, "PYRO_DEBIAN_MIRROR")?
             .map(|mirrors| mirrors.lines().map(|line| line.trim().to_owned()).collect())
             .unwrap_or_default();
@@ -128,6 +135,7 @@ impl Config {
             pyro,
             accelerator,
             confinement,
+            active_vms_max,
             cold_boot,
             mirrors,
             proxy,
@@ -149,8 +157,9 @@ impl Config {
         })
     }
 
-    /// Where the scratch disks of VMs lie, as files without a name.
-    pub(crate) fn scratch_directory(&self) -> PathBuf {
+    /// Where the scratch disks of VMs lie, as files without a name, and the directories of those with a life
+    /// of their own.
+    pub(crate) fn vms_directory(&self) -> PathBuf {
         self.state_dir.join("vms")
     }
 
@@ -271,6 +280,18 @@ mod tests {
     fn an_unknown_accelerator_is_refused() {
         let error = config(&[("HOME", "/h"), ("PYRO_ACCELERATOR", "hvf")]).unwrap_err();
         assert_eq!(error.message, "PYRO_ACCELERATOR must be auto, kvm or tcg, not 'hvf'");
+    }
+
+    #[test]
+    fn the_number_of_vms_is_limited_to_what_makes_sense() {
+        let number = |number| config(&[("HOME", "/h"), ("PYRO_MAX_ACTIVE_VMS", number)]);
+        assert_eq!(config(&[("HOME", "/h")]).unwrap().active_vms_max, ActiveVmsMax::DEFAULT);
+        assert_eq!(number("1000").unwrap().active_vms_max.get(), 1000);
+        for wrong in ["0", "1001", "-1", "many"] {
+            let error = number(wrong).unwrap_err();
+            let text = format!("PYRO_MAX_ACTIVE_VMS must be between 1 and 1000, not {wrong}");
+            assert_eq!(error.message, text);
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use pyro_environments::EnvironmentName;
 use pyro_protocol::client::{Accelerator, EndReason, RunEnd};
 use serde::Serialize;
 
@@ -36,8 +35,8 @@ pub enum ExecutionMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExecOutcome {
     pub vm_id: String,
-    pub environment: &'static str,
-    pub environment_version: &'static str,
+    pub environment: String,
+    pub environment_version: String,
     pub command: String,
     /// Captured text; bytes that are no UTF-8 are replaced.
     pub stdout: String,
@@ -89,7 +88,8 @@ impl Ending {
 /// Where a command was executed, for its outcome.
 pub(crate) struct Place<'a> {
     pub(crate) vm_id: &'a str,
-    pub(crate) environment: EnvironmentName,
+    pub(crate) environment: &'a str,
+    pub(crate) environment_version: &'a str,
     pub(crate) mode: ExecutionMode,
     pub(crate) accelerator: Option<Accelerator>,
 }
@@ -104,8 +104,8 @@ impl ExecOutcome {
         let (stdout, stderr) = outputs.finish();
         Self {
             vm_id: place.vm_id.to_owned(),
-            environment: place.environment.as_str(),
-            environment_version: place.environment.definition().version,
+            environment: place.environment.to_owned(),
+            environment_version: place.environment_version.to_owned(),
             command: command.into_string(),
             stdout: stdout.text,
             stderr: stderr.text,

@@ -62,7 +62,8 @@ pub(crate) async fn run(
     outputs.flush().await?;
     let place = Place {
         vm_id: &crate::vm::new_id()?,
-        environment,
+        environment: environment.as_str(),
+        environment_version: environment.definition().version,
         mode: ExecutionMode::HostCompat,
         accelerator: None,
     };

@@ -24,6 +24,10 @@ mod exec;
 
 mod vm;
 
+mod vms;
+
+mod lifecycle;
+
 mod streams;
 
 mod capture;
@@ -37,6 +41,7 @@ pub use pyro_protocol::client::{
     Accelerator, LaunchPhase, LaunchReport, Namespaces, QemuIdentity, StartKind,
 };
 pub use pyro_protocol::failure::{Failure as PyroError, FailureKind as ErrorKind};
+pub use pyro_protocol::record::VmState;
 pub use pyro_qemu::accelerator::KvmProbe;
 pub use pyro_qemu::confinement::Controller;
 
@@ -52,7 +57,12 @@ pub use self::environments::{
     EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,
 };
 pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
-pub use self::limits::{CommandText, MemoryMib, TimeToLive, Timeout, VcpuCount};
+pub use self::lifecycle::{
+    CreateRequest, DeletedVm, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList,
+};
+pub use self::limits::{
+    ActiveVmsMax, CommandText, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount, VmId,
+};
 pub use self::pyro::{Progress, Pyro};
 pub use self::run::{Cleanup, HostCompat, RunOutcome, RunRequest};
 pub use self::streams::Streams;

@@ -1,5 +1,6 @@
 //! Values that cannot be wrong: each is checked once, when it enters.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pyro_protocol::run::COMMAND_BYTES_MAX;
@@ -21,6 +22,18 @@ pub struct TimeToLive(Duration);
 /// How long a command runs at most: more than 0 seconds, 30 by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeout(Duration);
+
+/// How many VMs with a life of their own a user may have: 1 to 1000, 4 by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveVmsMax(u16);
+
+/// The name of a VM: 12 lower-case hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VmId(String);
+
+/// What whoever makes a VM wants to find again: at most 64 texts, 16 KiB with their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metadata(BTreeMap<String, String>);
 
 /// A shell command: not empty, without NUL, at most 128 KiB - 1 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +103,77 @@ impl Timeout {
     }
 
     pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl ActiveVmsMax {
+    pub const MIN: u16 = 1;
+    pub const MAX: u16 = 1000;
+    pub const DEFAULT: Self = Self(4);
+
+    /// Parses the value of what is called `name`.
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, PyroError> {
+        let number = text.trim().parse().ok();
+        let number = number.filter(|number| (Self::MIN..=Self::MAX).contains(number));
+        number.map(Self).ok_or_else(|| {
+            let (min, max) = (Self::MIN, Self::MAX);
+            invalid(format!("{name} must be between {min} and {max}, not {text}"))
+        })
+    }
+
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl VmId {
+    const DIGITS: usize = 12;
+
+    /// Fails with `unknown_vm` for what can be no VM's name.
+    pub fn new(text: &str) -> Result<Self, PyroError> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() == Self::DIGITS && text.bytes().all(is_digit) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Self::unknown(text))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn does_not_exist(&self) -> PyroError {
+        Self::unknown(&self.0)
+    }
+
+    fn unknown(text: &str) -> PyroError {
+        PyroError::new(ErrorKind::UnknownVm, format!("vm '{text}' does not exist"))
+            .hint("`pyro vm list` shows those there are")
+    }
+}
+
+impl Metadata {
+    pub const ENTRIES_MAX: usize = 64;
+    pub const BYTES_MAX: usize = 16 << 10;
+
+    pub fn new(entries: BTreeMap<String, String>) -> Result<Self, PyroError> {
+        let bytes: usize = entries.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if entries.len() > Self::ENTRIES_MAX || bytes > Self::BYTES_MAX {
+            return Err(invalid(format!(
+                "metadata must be at most {} entries and {} bytes, not {} and {bytes}",
+                Self::ENTRIES_MAX,
+                Self::BYTES_MAX,
+                entries.len()
+            )));
+        }
+        if entries.keys().any(String::is_empty) {
+            return Err(invalid("metadata must have names that are not empty"));
+        }
+        Ok(Self(entries))
+    }
+
+    pub(crate) fn into_entries(self) -> BTreeMap<String, String> {
         self.0
     }
 }
@@ -164,6 +248,27 @@ mod tests {
         assert_eq!(Timeout::from_seconds(0.25).unwrap().get(), Duration::from_millis(250));
         assert_eq!(Timeout::from_seconds(1e-10).unwrap().get(), Timeout::MIN);
         assert_eq!(Timeout::from_seconds(1e300).unwrap().get(), Timeout::MAX);
+    }
+
+    #[test]
+    fn what_can_be_no_name_of_a_vm_does_not_exist() {
+        assert_eq!(VmId::new("0123456789ab").unwrap().as_str(), "0123456789ab");
+        for wrong in ["", "0123456789a", "0123456789abc", "0123456789AB", "../../../etc"] {
+            let error = VmId::new(wrong).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::UnknownVm);
+            assert_eq!(error.message, format!("vm '{wrong}' does not exist"));
+        }
+    }
+
+    #[test]
+    fn metadata_is_limited() {
+        let entries = |count: usize, value: &str| {
+            (0..count).map(|number| (number.to_string(), value.to_owned())).collect()
+        };
+        assert!(Metadata::new(entries(64, "x")).is_ok());
+        assert!(Metadata::new(entries(65, "x")).is_err());
+        assert!(Metadata::new(entries(2, &"x".repeat(Metadata::BYTES_MAX / 2))).is_err());
+        assert!(Metadata::new([(String::new(), "x".to_owned())].into()).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! [`Pyro`], the one value a surface holds.
 
-use pyro_environments::{EnvironmentName, InstalledEnvironment, Store};
+use pyro_environments::{EnvironmentLease, EnvironmentName, InstalledEnvironment, Store};
 use pyro_supervisor::client::Departures;
 
 use crate::config::Config;
@@ -8,6 +8,11 @@ use crate::doctor::{self, DoctorReport};
 use crate::environments::{
     self, EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment,
 };
+use crate::exec::ExecRequest;
+use crate::lifecycle::{
+    self, CreateRequest, DeletedVm, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList,
+};
+use crate::limits::VmId;
 use crate::run::{self, RunOutcome, RunRequest};
 use crate::streams::Streams;
 use crate::vm::{self, Vm, VmRequest};
@@ -80,13 +85,13 @@ impl Pyro {
         environments::prune(&self.config, &self.store, scope)
     }
 
-    /// Starts a VM, and pulls its environment first if it is not there.
+    /// Starts a VM that ends with this process, and pulls its environment first if it is not there.
     ///
     /// Fails with `not_available` where the request asks for a network, with
     /// `environment_unavailable`, `no_space`, `host_unsupported` or `vm_start_failed` where no VM can be
     /// had, and with `vm_lost` where its supervisor is killed. Nothing is left of a VM whose start
     /// failed.
-    pub async fn start_vm(
+    pub async fn launch_vm(
         &self,
         request: &VmRequest,
         progress: &(dyn Fn(Progress) + Send + Sync),
@@ -108,10 +113,80 @@ impl Pyro {
         run::run(self, request, streams, progress).await
     }
 
+    /// Makes a VM with a life of its own, and pulls its environment first if it is not there. Its machine
+    /// does not run yet.
+    ///
+    /// Fails as [`launch_vm`](Self::launch_vm) does, and with `too_many_vms`. When the future is dropped
+    /// before its end nothing is left, after [`settle`](Self::settle).
+    pub async fn create_vm(
+        &self,
+        request: CreateRequest,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<VmInfo, PyroError> {
+        lifecycle::create(self, request, progress).await
+    }
+
+    /// Starts the machine of a VM that was created, or stopped. It goes on if the future is dropped.
+    ///
+    /// This and the calls below fail with `unknown_vm` where there is no such VM, with `vm_expired` where
+    /// its time is known to be over, with `wrong_vm_state` where it cannot be done in the VM's state, and
+    /// with `vm_lost` where its supervisor is killed or does not answer.
+    pub async fn start_vm(
+        &self,
+        id: &VmId,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<VmInfo, PyroError> {
+        lifecycle::start(self, id, progress).await
+    }
+
+    /// Executes a command in a VM that was started, and waits for its end. The VM goes on. When the
+    /// future is dropped the command ends.
+    pub async fn exec_vm(
+        &self,
+        id: &VmId,
+        request: ExecRequest,
+        streams: Streams<'_>,
+    ) -> Result<VmExecOutcome, PyroError> {
+        lifecycle::exec(self, id, request, streams).await
+    }
+
+    /// Ends a VM's machine, and keeps what was written. In any state.
+    pub async fn stop_vm(&self, id: &VmId) -> Result<VmInfo, PyroError> {
+        lifecycle::stop(self, id).await
+    }
+
+    /// Ends a VM for good. In any state.
+    pub async fn delete_vm(&self, id: &VmId) -> Result<DeletedVm, PyroError> {
+        lifecycle::delete(self, id).await
+    }
+
+    /// A VM, and where it stands.
+    pub fn status_vm(&self, id: &VmId) -> Result<VmInfo, PyroError> {
+        lifecycle::status(self, id)
+    }
+
+    /// Every VM of this user, oldest first. What killed supervisors left is removed.
+    pub async fn list_vms(&self) -> Result<VmList, PyroError> {
+        lifecycle::list(self).await
+    }
+
+    /// Deletes VMs whose time is over, where their supervisors could not.
+    pub async fn reap_expired(&self) -> Result<ReapReport, PyroError> {
+        lifecycle::reap(self).await
+    }
+
+    /// What a VM's network is.
+    pub fn network_info_vm(&self, id: &VmId) -> Result<NetworkInfo, PyroError> {
+        lifecycle::network_info(self, id)
+    }
+
     /// Waits until nothing is left of VMs whose calls were dropped. For a process that is about to end
     /// and wants to leave a clean host behind.
     pub async fn settle(&self) {
-        self.departures.settle().await;
+        if self.departures.settle().await > 0 {
+            // What those could not remove that were interrupted early. Whoever looks next does it as well.
+            lifecycle::directory(self).census().await.ok();
+        }
     }
 
     /// Checks whether this host can run VMs.
@@ -119,8 +194,20 @@ impl Pyro {
         doctor::examine(&self.config, &self.store).await
     }
 
+    pub(crate) fn departures(&self) -> &Departures {
+        &self.departures
+    }
+
+    /// Keeps an environment's files from being pruned for a moment.
+    pub(crate) fn lease(
+        &self,
+        environment: &InstalledEnvironment,
+    ) -> Result<EnvironmentLease, PyroError> {
+        self.store.lease(environment).map_err(|error| vm::lease_failure(environment.name, &error))
+    }
+
     /// The environment, pulled if it is not there.
-    async fn ready_environment(
+    pub(crate) async fn ready_environment(
         &self,
         name: EnvironmentName,
         progress: &(dyn Fn(Progress) + Send + Sync),

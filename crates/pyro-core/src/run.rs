@@ -52,7 +52,7 @@ pub(crate) async fn run(
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<RunOutcome, PyroError> {
     let (mut vm_start, mut restore_failure) = (None, None);
-    let exec = match pyro.start_vm(&request.vm, progress).await {
+    let exec = match pyro.launch_vm(&request.vm, progress).await {
         Ok(vm) => {
             vm_start = Some(vm.start());
             restore_failure = vm.restore_failure().map(Failure::one_line);
@@ -94,6 +94,9 @@ fn means_no_vm(failure: &PyroError) -> bool {
         | ErrorKind::VmExpired
         | ErrorKind::NotAvailable
         | ErrorKind::Interrupted
-        | ErrorKind::Internal => false,
+        | ErrorKind::Internal
+        | ErrorKind::UnknownVm
+        | ErrorKind::WrongVmState
+        | ErrorKind::TooManyVms => false,
     }
 }

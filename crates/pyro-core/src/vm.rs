@@ -2,7 +2,7 @@
 //! the commands it takes.
 
 use pyro_environments::{EnvironmentName, InstalledEnvironment, LeaseError, Store};
-use pyro_protocol::client::{Accelerator, LaunchSpec, StartKind};
+use pyro_protocol::client::{Accelerator, LaunchSpec, Lifetime, StartKind};
 use pyro_protocol::run::{Command, Stdin};
 use pyro_supervisor::client::{ClientError, Departures, Supervisor};
 use serde::Serialize;
@@ -105,12 +105,7 @@ impl Vm {
             ));
         }
         self.line = Line::Taken;
-        let command = Command {
-            shell: request.command.clone().into_string(),
-            environment: Vec::new(),
-            working_directory: None,
-            stdin: if streams.stdin.is_some() { Stdin::Piped } else { Stdin::Empty },
-        };
+        let command = command(&request, &streams);
         let mut outputs = Outputs::new(streams.stdout, streams.stderr, request.capture);
         let mut run =
             self.supervisor.run(command, request.timeout.get()).map_err(client_failure)?;
@@ -118,7 +113,8 @@ impl Vm {
         self.line = Line::Free;
         let place = Place {
             vm_id: &self.id,
-            environment: self.environment,
+            environment: self.environment.as_str(),
+            environment_version: self.environment.definition().version,
             mode: ExecutionMode::Guest,
             accelerator: Some(self.accelerator),
         };
@@ -134,6 +130,16 @@ impl Vm {
     }
 }
 
+/// What the guest is told to execute.
+pub(crate) fn command(request: &ExecRequest, streams: &Streams<'_>) -> Command {
+    Command {
+        shell: request.command.clone().into_string(),
+        environment: Vec::new(),
+        working_directory: None,
+        stdin: if streams.stdin.is_some() { Stdin::Piped } else { Stdin::Empty },
+    }
+}
+
 /// Refuses what no VM can have.
 pub(crate) fn check(request: &VmRequest) -> Result<(), PyroError> {
     match request.network {
@@ -146,30 +152,27 @@ pub(crate) fn check(request: &VmRequest) -> Result<(), PyroError> {
     }
 }
 
-/// Starts a VM from an installed environment.
-pub(crate) async fn launch(
+/// Everything a supervisor must know for a VM from an installed environment.
+pub(crate) async fn specify(
     config: &Config,
-    store: &Store,
     environment: &InstalledEnvironment,
     request: &VmRequest,
-    progress: &(dyn Fn(Progress) + Send + Sync),
-    departures: &Departures,
-) -> Result<Vm, PyroError> {
-    let id = new_id()?;
+) -> Result<LaunchSpec, PyroError> {
     let accelerator = accelerator::choose(config).await?;
     let qemu = config.tool(pyro_qemu::executable::PROGRAM, QEMU_PACKAGE)?;
     let confinement = confinement::choose(config, &qemu, accelerator).await?;
-    let scratch_directory = config.scratch_directory();
+    let scratch_directory = config.vms_directory();
     fs_err::create_dir_all(&scratch_directory).map_err(|error| {
         PyroError::from_error(ErrorKind::VmStartFailed, &error)
             .context("cannot make the directory for VMs")
             .hint("set `PYRO_STATE_DIR` to a directory that is writable")
     })?;
-    let spec = LaunchSpec {
-        vm_id: id.clone(),
+    Ok(LaunchSpec {
+        vm_id: new_id()?,
         vcpu_count: request.vcpu_count.get(),
         memory_mib: request.memory.get(),
         time_to_live: request.time_to_live.get(),
+        lifetime: Lifetime::Client,
         accelerator,
         confinement,
         qemu,
@@ -180,7 +183,20 @@ pub(crate) async fn launch(
         kernel_modules: environment.kernel.modules.clone(),
         rootfs_image: environment.rootfs_image.clone(),
         scratch_directory,
-    };
+    })
+}
+
+/// Starts a VM from an installed environment.
+pub(crate) async fn launch(
+    config: &Config,
+    store: &Store,
+    environment: &InstalledEnvironment,
+    request: &VmRequest,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+    departures: &Departures,
+) -> Result<Vm, PyroError> {
+    let spec = specify(config, environment, request).await?;
+    let (id, accelerator) = (spec.vm_id.clone(), spec.accelerator);
     // Until the supervisor has opened the files.
     let lease =
         store.lease(environment).map_err(|error| lease_failure(environment.name, &error))?;
@@ -214,15 +230,18 @@ pub(crate) fn client_failure(error: ClientError) -> PyroError {
     match error {
         ClientError::Reported(failure) => failure,
         ClientError::CannotStart { .. } => PyroError::from_error(ErrorKind::VmStartFailed, &error),
-        ClientError::NoConversation { .. } => PyroError::from_error(ErrorKind::VmLost, &error)
-            .hint(
+        ClientError::NoConversation { .. } | ClientError::Unreachable { .. } => {
+            PyroError::from_error(ErrorKind::VmLost, &error).hint(
                 "the VM's supervisor was killed, for instance because the host ran out of memory",
-            ),
+            )
+        }
+        ClientError::NoAnswer { .. } => PyroError::from_error(ErrorKind::VmLost, &error)
+            .hint("try again; if that does not help, end the supervisor: its VM ends with it"),
         ClientError::UnexpectedMessage => PyroError::from_error(ErrorKind::Internal, &error),
     }
 }
 
-fn lease_failure(name: EnvironmentName, error: &LeaseError) -> PyroError {
+pub(crate) fn lease_failure(name: EnvironmentName, error: &LeaseError) -> PyroError {
     PyroError::from_error(ErrorKind::EnvironmentUnavailable, error)
         .context(format!("cannot use `{name}`"))
         .hint("try again: another process deleted or replaced it at this moment")
