@@ -10,6 +10,7 @@ use clap_complete::Shell;
 Examples:
   pyro run debian:12 -- git --version
   echo 'print(6 * 7)' | pyro run debian:12 -- python3 -
+  id=$(pyro vm create --start debian:12) && pyro vm exec $id -- uname -r
   pyro env pull debian:12-build
   pyro doctor")]
 pub(crate) struct Arguments {
@@ -21,6 +22,9 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run a command in a fresh VM, which is gone afterwards
     Run(Box<RunArguments>),
+    /// Use VMs that several commands share, from any process of this user
+    #[command(subcommand)]
+    Vm(VmCommand),
     /// Look at, fetch and delete environments
     #[command(subcommand, name = "env")]
     Environment(EnvironmentCommand),
@@ -47,26 +51,114 @@ Exit codes: the command's own; 124 if it ran out of time; 128 + N if signal N ki
 pub(crate) struct RunArguments {
     /// The environment, for instance `debian:12`; see `pyro env list`
     pub(crate) environment: String,
+    #[command(flatten)]
+    pub(crate) vm: VmArguments,
+    #[command(flatten)]
+    pub(crate) timeout: TimeoutArguments,
+    /// Run the command on this host, WITHOUT any boundary, if no VM can be had
+    #[arg(long)]
+    pub(crate) allow_host_compat: bool,
+    #[command(flatten)]
+    pub(crate) archive: ArchiveArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+    /// The command and its arguments, after `--`
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) words: Vec<String>,
+}
+
+/// What a VM gets.
+#[derive(Debug, Args)]
+pub(crate) struct VmArguments {
     /// Virtual CPUs (1 to 8)
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = whole_number)]
     pub(crate) vcpu_count: i64,
     /// Memory in MiB (256 to 32768)
     #[arg(long, value_name = "MIB", default_value_t = 1024, allow_negative_numbers = true, value_parser = whole_number)]
     pub(crate) mem_mib: i64,
-    /// End the command after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, allow_negative_numbers = true, value_parser = number)]
-    pub(crate) timeout_seconds: f64,
     /// Destroy the VM after this many seconds, whatever it does (60 to 3600)
     #[arg(long, value_name = "SECONDS", default_value_t = 600, allow_negative_numbers = true, value_parser = whole_number)]
     pub(crate) ttl_seconds: i64,
     /// Let the guest reach the network (not available yet)
     #[arg(long)]
     pub(crate) network: bool,
-    /// Run the command on this host, WITHOUT any boundary, if no VM can be had
+}
+
+/// How long a command may take.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct TimeoutArguments {
+    /// End the command after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, allow_negative_numbers = true, value_parser = number)]
+    pub(crate) timeout_seconds: f64,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+A VM lives until it is deleted or its time is over, whatever becomes of the process that made it.
+
+Examples:
+  id=$(pyro vm create --start --ttl-seconds 3600 debian:12)
+  pyro vm exec $id -- sh -c 'echo kept > /root/file'
+  pyro vm exec $id -- cat /root/file
+  pyro vm delete $id")]
+pub(crate) enum VmCommand {
+    /// List the VMs there are
+    List {
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Make a VM, and print its ID
+    Create(Box<CreateArguments>),
+    /// Start a VM that was created, or stopped
+    Start(VmIdArguments),
+    /// Run a command in a VM that was started
+    Exec(ExecArguments),
+    /// Show one VM
+    Status(VmIdArguments),
+    /// End a VM's machine and its commands; what they wrote is kept
+    Stop(VmIdArguments),
+    /// End a VM for good
+    Delete(VmIdArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArguments {
+    /// The environment, for instance `debian:12`; see `pyro env list`
+    pub(crate) environment: String,
+    #[command(flatten)]
+    pub(crate) vm: VmArguments,
+    /// A note that `status` and `list` show; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub(crate) metadata: Vec<(String, String)>,
+    /// Start it as well
     #[arg(long)]
-    pub(crate) allow_host_compat: bool,
+    pub(crate) start: bool,
     #[command(flatten)]
     pub(crate) archive: ArchiveArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmIdArguments {
+    /// As printed by `pyro vm create`; see `pyro vm list`
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The command's output is streamed as it comes, its standard input is this one's. The VM goes on
+afterwards; the command ends with this process.
+
+Exit codes: the command's own; 124 if it ran out of time; 128 + N if signal N killed it;
+125 if pyro itself could not run it.")]
+pub(crate) struct ExecArguments {
+    /// As printed by `pyro vm create`; see `pyro vm list`
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) timeout: TimeoutArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
     /// The command and its arguments, after `--`
@@ -140,6 +232,11 @@ fn whole_number(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| "a whole number is needed, see `pyro run --help`".to_owned())
 }
 
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').ok_or("`KEY=VALUE` is needed")?;
+    Ok((parts.0.to_owned(), parts.1.to_owned()))
+}
+
 fn number(text: &str) -> Result<f64, String> {
     text.parse().map_err(|_| "a number is needed, for instance 30 or 0.5".to_owned())
 }
@@ -159,11 +256,11 @@ mod tests {
     fn defaults_are_those_of_the_core() {
         let arguments = Arguments::parse_from(["pyro", "run", "debian:12", "--", "true"]);
         let Command::Run(run) = arguments.command else { panic!("not run") };
-        assert_eq!(run.vcpu_count, i64::from(pyro_core::VcpuCount::DEFAULT.get()));
-        assert_eq!(run.mem_mib, i64::from(pyro_core::MemoryMib::DEFAULT.get()));
-        let timeout = pyro_core::Timeout::from_seconds(run.timeout_seconds).unwrap();
+        assert_eq!(run.vm.vcpu_count, i64::from(pyro_core::VcpuCount::DEFAULT.get()));
+        assert_eq!(run.vm.mem_mib, i64::from(pyro_core::MemoryMib::DEFAULT.get()));
+        let timeout = pyro_core::Timeout::from_seconds(run.timeout.timeout_seconds).unwrap();
         assert_eq!(timeout, pyro_core::Timeout::DEFAULT);
-        let time_to_live = pyro_core::TimeToLive::from_seconds(run.ttl_seconds).unwrap();
+        let time_to_live = pyro_core::TimeToLive::from_seconds(run.vm.ttl_seconds).unwrap();
         assert_eq!(time_to_live, pyro_core::TimeToLive::DEFAULT);
     }
 }

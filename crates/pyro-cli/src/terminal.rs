@@ -92,7 +92,11 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     }
     // Without a valid command line what matters of it is looked for by hand, before the guest's words.
     let words = || std::env::args_os().skip(1).take_while(|word| word != "--");
-    let is_run = words().next().is_some_and(|word| word == "run");
+    let mut first = words();
+    let is_run = match first.next() {
+        Some(word) if word == "vm" => first.next().is_some_and(|word| word == "exec"),
+        word => word.is_some_and(|word| word == "run"),
+    };
     let lacks_separator = is_run && std::env::args_os().all(|word| word != "--");
     let hint = "put `--` in front of the command: `pyro run debian:12 -- git --version`";
     if words().any(|word| word == "--json") {

@@ -6,12 +6,11 @@ use pyro_core::{
     EnvironmentEntry, EnvironmentList, Progress, PruneReport, PruneScope, PullMode,
     PulledEnvironment, PyroError, parse_environment,
 };
-use serde::Serialize;
 
-use super::Ended;
+use super::{Ended, show};
 use crate::arguments::{ArchiveArguments, EnvironmentCommand, OutputArguments};
 use crate::progress::Display;
-use crate::terminal::{self, BOLD};
+use crate::terminal::BOLD;
 
 pub(crate) fn execute(command: EnvironmentCommand) -> ExitCode {
     match command {
@@ -61,27 +60,6 @@ fn pull(
     let ended = super::block_on(super::until_interrupted(&pyro, work));
     display.clear();
     ended
-}
-
-fn show<T: Serialize>(
-    output: OutputArguments,
-    outcome: Result<T, PyroError>,
-    text: impl Fn(&T) -> String,
-) -> ExitCode {
-    match outcome {
-        Ok(value) => {
-            let printed = if output.json {
-                terminal::print_json(&value)
-            } else {
-                terminal::print(&text(&value))
-            };
-            terminal::exit_code(printed, ExitCode::SUCCESS, 1)
-        }
-        Err(failure) => {
-            terminal::fail(&failure, output.json);
-            ExitCode::FAILURE
-        }
-    }
 }
 
 fn list_text(list: &EnvironmentList) -> String {

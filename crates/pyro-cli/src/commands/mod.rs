@@ -2,20 +2,25 @@
 
 mod doctor;
 mod environment;
+mod execution;
 pub(crate) mod internal;
+mod requests;
 mod run;
+mod vm;
 
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 use pyro_core::{Config, ErrorKind, Pyro, PyroError};
+use serde::Serialize;
 
-use crate::arguments::{ArchiveArguments, Arguments, Command};
+use crate::arguments::{ArchiveArguments, Arguments, Command, OutputArguments};
 use crate::terminal;
 
 pub(crate) fn execute(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Vm(command) => vm::execute(command),
         Command::Environment(command) => environment::execute(command),
         Command::Doctor { output } => doctor::doctor(output),
         Command::Completions { shell } => {
@@ -80,4 +85,26 @@ fn ended_by_signal(signal: i32, json: bool) -> ExitCode {
         terminal::fail(&PyroError::new(ErrorKind::Interrupted, message), json);
     }
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+}
+
+/// Shows what a command has to say: as JSON, or as text.
+fn show<T: Serialize>(
+    output: OutputArguments,
+    outcome: Result<T, PyroError>,
+    text: impl Fn(&T) -> String,
+) -> ExitCode {
+    match outcome {
+        Ok(value) => {
+            let printed = if output.json {
+                terminal::print_json(&value)
+            } else {
+                terminal::print(&text(&value))
+            };
+            terminal::exit_code(printed, ExitCode::SUCCESS, 1)
+        }
+        Err(failure) => {
+            terminal::fail(&failure, output.json);
+            ExitCode::FAILURE
+        }
+    }
 }

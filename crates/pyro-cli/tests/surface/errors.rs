@@ -93,6 +93,37 @@ fn every_command_reports_an_error_in_the_same_shape() {
 }
 
 #[test]
+fn a_request_for_a_vm_that_is_refused_says_why() {
+    let unknown = "vm 'x' does not exist";
+    let refused: [(&[&str], i32, &str); 9] = [
+        (&["start", "x"], 1, unknown),
+        (&["status", "x"], 1, unknown),
+        (&["stop", "000000000000"], 1, "vm '000000000000' does not exist"),
+        (&["delete", "../x"], 1, "vm '../x' does not exist"),
+        (&["exec", "x", "--", "true"], 125, unknown),
+        (&["exec", "000000000000"], 125, "command is required after --"),
+        (&["create", "x"], 1, UNKNOWN),
+        (
+            &["create", "debian:12", "--ttl-seconds", "59"],
+            1,
+            "ttl_seconds must be between 60 and 3600, not 59",
+        ),
+        (
+            &["create", "debian:12", "--metadata", "=x"],
+            1,
+            "metadata must have names that are not empty",
+        ),
+    ];
+    for (arguments, code, message) in refused {
+        let outcome = pyro(&[&["vm"], arguments].concat());
+        assert_eq!((outcome.exit_code, outcome.stdout.as_str()), (code, ""), "{arguments:?}");
+        assert_eq!(outcome.stderr.lines().next(), Some(&*format!("error: {message}")));
+    }
+    let list = pyro(&["vm", "list", "--json"]);
+    assert_eq!((list.exit_code, list.json()), (0, json!({ "vms": [] })));
+}
+
+#[test]
 fn a_command_line_that_makes_no_sense_is_125_for_run_and_2_elsewhere() {
     let exit_code = |arguments: &[&str]| {
         let outcome = pyro(arguments);
@@ -104,6 +135,8 @@ fn a_command_line_that_makes_no_sense_is_125_for_run_and_2_elsewhere() {
     assert_eq!(exit_code(&["run", "debian:12", "true"]), 125);
     assert_eq!(exit_code(&["run", "debian:12", "--mem-mib", "much", "--", "true"]), 125);
     assert_eq!(exit_code(&["run"]), 125);
+    assert_eq!(exit_code(&["vm", "exec"]), 125);
+    assert_eq!(exit_code(&["vm", "start"]), 2);
     assert_eq!(exit_code(&["env", "pull"]), 2);
     assert_eq!(exit_code(&["no-such-command"]), 2);
 }

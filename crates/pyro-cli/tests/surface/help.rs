@@ -14,6 +14,14 @@ fn assert_help(command: &[&str], golden: &str) {
 fn help_of_every_command_is_the_golden_one() {
     assert_help(&[], include_str!("golden/pyro.txt"));
     assert_help(&["run"], include_str!("golden/run.txt"));
+    assert_help(&["vm"], include_str!("golden/vm.txt"));
+    assert_help(&["vm", "list"], include_str!("golden/vm-list.txt"));
+    assert_help(&["vm", "create"], include_str!("golden/vm-create.txt"));
+    assert_help(&["vm", "start"], include_str!("golden/vm-start.txt"));
+    assert_help(&["vm", "exec"], include_str!("golden/vm-exec.txt"));
+    assert_help(&["vm", "status"], include_str!("golden/vm-status.txt"));
+    assert_help(&["vm", "stop"], include_str!("golden/vm-stop.txt"));
+    assert_help(&["vm", "delete"], include_str!("golden/vm-delete.txt"));
     assert_help(&["env"], include_str!("golden/env.txt"));
     assert_help(&["env", "list"], include_str!("golden/env-list.txt"));
     assert_help(&["env", "pull"], include_str!("golden/env-pull.txt"));

@@ -1,0 +1,69 @@
+//! A command in a VM: its streams, and its outcome as an exit code.
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use pyro_core::{ErrorKind, ExecOutcome, PyroError, Streams};
+use serde::Serialize;
+use tokio::io::AsyncRead;
+
+use super::Ended;
+use crate::arguments::{OutputArguments, TimeoutArguments};
+use crate::terminal::{self, EXIT_CODE_OWN_FAILURE, EXIT_CODE_PIPE};
+
+/// Shows how a command ended; its exit code becomes pyro's.
+pub(super) fn show<T: Serialize>(
+    ended: Result<Ended<Result<T, PyroError>>, PyroError>,
+    exec: impl Fn(&T) -> &ExecOutcome,
+    timeout: TimeoutArguments,
+    output: OutputArguments,
+) -> ExitCode {
+    match ended {
+        Ok(Ended::ByItself(Ok(outcome))) => {
+            let ExecOutcome { exit_code, timed_out, .. } = exec(&outcome);
+            let code = ExitCode::from(u8::try_from(*exit_code).unwrap_or(u8::MAX));
+            if output.json {
+                let printed = terminal::print_json(&outcome);
+                return terminal::exit_code(printed, code, EXIT_CODE_OWN_FAILURE);
+            }
+            if *timed_out && !output.quiet {
+                let limit = format!("{} seconds (--timeout-seconds)", timeout.timeout_seconds);
+                terminal::say(&format!("pyro: command ended after {limit}\n"));
+            }
+            code
+        }
+        // Whoever read the output has gone, as in `pyro run … | head`.
+        Ok(Ended::ByItself(Err(failure))) if failure.kind == ErrorKind::Interrupted => {
+            ExitCode::from(EXIT_CODE_PIPE)
+        }
+        Ok(Ended::ByItself(Err(failure))) | Err(failure) => {
+            terminal::fail(&failure, output.json);
+            ExitCode::from(EXIT_CODE_OWN_FAILURE)
+        }
+        Ok(Ended::BySignal(signal)) => super::ended_by_signal(signal, output.json),
+    }
+}
+
+/// This process's own streams. With `--json` the output goes into the document only.
+pub(super) fn streams(output: OutputArguments) -> Streams<'static> {
+    if output.json {
+        return Streams { stdin: stdin(), stdout: None, stderr: None };
+    }
+    Streams {
+        stdin: stdin(),
+        stdout: Some(Box::new(tokio::io::stdout())),
+        stderr: Some(Box::new(tokio::io::stderr())),
+    }
+}
+
+/// Standard input, unless it is a terminal that belongs to another job: reading from it would stop
+/// this process.
+fn stdin() -> Option<Box<dyn AsyncRead + Send + Unpin>> {
+    let stdin = std::io::stdin();
+    let is_background = rustix::termios::isatty(stdin.as_fd())
+        && rustix::termios::tcgetpgrp(stdin.as_fd()).ok() != Some(rustix::process::getpgrp());
+    if is_background {
+        return None;
+    }
+    Some(Box::new(tokio::io::stdin()))
+}

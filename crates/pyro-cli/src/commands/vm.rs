@@ -1,0 +1,176 @@
+//! `pyro vm …`.
+
+use std::cell::RefCell;
+use std::process::ExitCode;
+
+use pyro_core::{
+    CreateRequest, DeletedVm, HostCompat, Metadata, Progress, Pyro, PyroError, VmExecOutcome, VmId,
+    VmInfo, VmList,
+};
+use serde::Serialize;
+
+use super::{Ended, execution, requests, show};
+use crate::arguments::{CreateArguments, ExecArguments, OutputArguments, VmCommand};
+use crate::progress::Display;
+use crate::terminal::BOLD;
+
+pub(crate) fn execute(command: VmCommand) -> ExitCode {
+    match command {
+        VmCommand::List { output } => {
+            with_pyro(output, async |pyro| pyro.list_vms().await, list_text)
+        }
+        VmCommand::Create(arguments) => {
+            let output = arguments.output;
+            show_ended(output, create(&arguments), |info: &VmInfo| format!("{}\n", info.vm_id))
+        }
+        VmCommand::Start(vm) => show_ended(vm.output, start(&vm.id, vm.output), info_line),
+        VmCommand::Exec(arguments) => exec(&arguments),
+        VmCommand::Status(vm) => {
+            with_vm(vm.output, &vm.id, async |pyro, id| pyro.status_vm(id), info_text)
+        }
+        VmCommand::Stop(vm) => {
+            with_vm(vm.output, &vm.id, async |pyro, id| pyro.stop_vm(id).await, info_line)
+        }
+        VmCommand::Delete(vm) => {
+            with_vm(vm.output, &vm.id, async |pyro, id| pyro.delete_vm(id).await, deleted_text)
+        }
+    }
+}
+
+fn create(arguments: &CreateArguments) -> Result<Ended<Result<VmInfo, PyroError>>, PyroError> {
+    let request = CreateRequest {
+        vm: requests::vm(&arguments.environment, &arguments.vm)?,
+        metadata: Metadata::new(arguments.metadata.iter().cloned().collect())?,
+        host_compat: HostCompat::Forbidden,
+    };
+    let pyro = super::pyro(Some(&arguments.archive))?;
+    let display = Display::new(arguments.output);
+    let show = |progress: Progress| display.show(progress);
+    // Known to nobody else before this process has printed its name.
+    let unnamed = RefCell::new(None);
+    let work = async {
+        let info = pyro.create_vm(request, &show).await?;
+        if !arguments.start {
+            return Ok(info);
+        }
+        let id = VmId::new(&info.vm_id)?;
+        unnamed.replace(Some(id.clone()));
+        pyro.start_vm(&id, &show).await
+    };
+    let ended = super::block_on(async {
+        let ended = super::until_interrupted(&pyro, work).await;
+        if !matches!(ended, Ended::ByItself(Ok(_)))
+            && let Some(id) = unnamed.take()
+        {
+            // Why it did not start matters more than how it ends; its time to live ends it at last.
+            pyro.delete_vm(&id).await.ok();
+        }
+        ended
+    });
+    display.clear();
+    ended
+}
+
+fn start(id: &str, output: OutputArguments) -> Result<Ended<Result<VmInfo, PyroError>>, PyroError> {
+    let id = VmId::new(id)?;
+    let pyro = super::pyro(None)?;
+    let display = Display::new(output);
+    let show = |progress: Progress| display.show(progress);
+    let ended = super::block_on(super::until_interrupted(&pyro, pyro.start_vm(&id, &show)));
+    display.clear();
+    ended
+}
+
+fn exec(arguments: &ExecArguments) -> ExitCode {
+    execution::show(
+        exec_until_interrupted(arguments),
+        |outcome| &outcome.exec,
+        arguments.timeout,
+        arguments.output,
+    )
+}
+
+fn exec_until_interrupted(
+    arguments: &ExecArguments,
+) -> Result<Ended<Result<VmExecOutcome, PyroError>>, PyroError> {
+    const EXAMPLE: &str = "pyro vm exec ID -- git --version";
+    let output = arguments.output;
+    let request = requests::exec(&arguments.words, arguments.timeout, output, EXAMPLE)?;
+    let id = VmId::new(&arguments.id)?;
+    let pyro = super::pyro(None)?;
+    let work = async { pyro.exec_vm(&id, request, execution::streams(output)).await };
+    super::block_on(super::until_interrupted(&pyro, work))
+}
+
+/// For what is asked of one VM, and answered soon.
+fn with_vm<T: Serialize>(
+    output: OutputArguments,
+    id: &str,
+    work: impl AsyncFnOnce(&Pyro, &VmId) -> Result<T, PyroError>,
+    text: impl Fn(&T) -> String,
+) -> ExitCode {
+    match VmId::new(id) {
+        Ok(id) => with_pyro(output, async |pyro| work(pyro, &id).await, text),
+        Err(error) => show(output, Err(error), text),
+    }
+}
+
+fn with_pyro<T: Serialize>(
+    output: OutputArguments,
+    work: impl AsyncFnOnce(&Pyro) -> Result<T, PyroError>,
+    text: impl Fn(&T) -> String,
+) -> ExitCode {
+    let ended = super::pyro(None)
+        .and_then(|pyro| super::block_on(super::until_interrupted(&pyro, work(&pyro))));
+    show_ended(output, ended, text)
+}
+
+fn show_ended<T: Serialize>(
+    output: OutputArguments,
+    ended: Result<Ended<Result<T, PyroError>>, PyroError>,
+    text: impl Fn(&T) -> String,
+) -> ExitCode {
+    match ended {
+        Ok(Ended::ByItself(outcome)) => show(output, outcome, text),
+        Ok(Ended::BySignal(signal)) => super::ended_by_signal(signal, output.json),
+        Err(failure) => show(output, Err(failure), text),
+    }
+}
+
+fn list_text(list: &VmList) -> String {
+    let head = ("ID", "ENVIRONMENT", "STATE", "ENDS IN");
+    let mut text =
+        format!("{BOLD}{:<14} {:<18} {:<8} {:>8}{BOLD:#}\n", head.0, head.1, head.2, head.3);
+    for vm in &list.vms {
+        let left = format!("{} s", seconds_left(vm));
+        text +=
+            &format!("{:<14} {:<18} {:<8} {left:>8}\n", vm.vm_id, vm.environment, vm.state.name());
+    }
+    text
+}
+
+fn info_line(vm: &VmInfo) -> String {
+    format!("{} is {}\n", vm.vm_id, vm.state.name())
+}
+
+fn info_text(vm: &VmInfo) -> String {
+    let mut text = format!("{BOLD}{}{BOLD:#} is {}\n", vm.vm_id, vm.state.name());
+    let mut field = |name: &str, value: &str| text += &format!("  {name:<14} {value}\n");
+    field("environment", &format!("{} {}", vm.environment, vm.environment_version));
+    field("vCPUs", &vm.vcpu_count.to_string());
+    field("memory", &format!("{} MiB", vm.mem_mib));
+    field("accelerator", vm.accelerator.map_or("-", |accelerator| accelerator.name()));
+    field("ends in", &format!("{} s", seconds_left(vm)));
+    for (name, value) in &vm.metadata {
+        field("metadata", &format!("{name}={value}"));
+    }
+    text
+}
+
+fn deleted_text(vm: &DeletedVm) -> String {
+    format!("{} is deleted\n", vm.vm_id)
+}
+
+fn seconds_left(vm: &VmInfo) -> u64 {
+    vm.time_left().as_secs()
+}
