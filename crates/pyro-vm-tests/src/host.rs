@@ -12,6 +12,7 @@ use crate::environments::{BASE, cache_directory, cache_with};
 use crate::executable::{executable, target_directory};
 use crate::pyro::Pyro;
 use crate::slots::Slots;
+use crate::vms::Vms;
 
 /// Where a test runs `pyro`.
 #[derive(Debug)]
@@ -53,6 +54,12 @@ impl Host {
             .env("PYRO_STATE_DIR", self.state().join(number.to_string()))
             .env("PYRO_ENVIRONMENT_CACHE_DIR", cache_with(BASE));
         Pyro::from_command(command)
+    }
+
+    /// A state directory for several `pyro` together, whose VMs outlive them.
+    pub fn vms(&self) -> Vms<'_> {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        Vms::new(self, self.state().join(number.to_string()))
     }
 
     /// `pyro run` in the minimal environment, with these options and words.

@@ -9,6 +9,8 @@ mod host;
 
 mod pyro;
 
+mod vms;
+
 mod collector;
 
 mod lifeline;
@@ -24,6 +26,7 @@ pub use self::executable::executable;
 pub use self::host::{Host, accelerators};
 pub use self::lifeline::{Process, Role};
 pub use self::pyro::{Outcome, Pyro, Running};
+pub use self::vms::Vms;
 
 use std::time::Duration;
 

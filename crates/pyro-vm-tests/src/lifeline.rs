@@ -115,7 +115,8 @@ impl Process {
         entries.filter_map(|entry| fs_err::read_link(entry.ok()?.path()).ok())
     }
 
-    fn ends_within(&self, deadline: Duration) -> bool {
+    /// Whether it is gone within `deadline`.
+    pub fn ends_within(&self, deadline: Duration) -> bool {
         // One that is no more cannot be opened.
         pidfd_open(self.pid, PidfdFlags::empty())
             .map_or(true, |pidfd| wait_for_event(&pidfd, deadline))
@@ -125,6 +126,10 @@ impl Process {
         let status = fs_err::read_to_string(self.proc("status"));
         let parent = format!("PPid:\t{parent}\n");
         status.is_ok_and(|status| status.contains(&parent))
+    }
+
+    pub(crate) fn is_started_by(&self, parent: &Self) -> bool {
+        self.is_child_of(parent.pid)
     }
 
     pub(crate) fn is(&self, pid: Pid) -> bool {

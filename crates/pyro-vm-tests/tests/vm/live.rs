@@ -1,11 +1,11 @@
-//! A VM that takes several commands, through the core: no surface does that yet.
+//! A VM of one process that takes several commands, through the core.
 
 use std::time::Duration;
 
 use pyro_core::{
-    AcceleratorChoice, CaptureLimit, CommandText, Config, ConfinementChoice, ErrorKind,
-    ExecOutcome, ExecRequest, MemoryMib, Network, Pyro, PyroError, Streams, TimeToLive, Timeout,
-    VcpuCount, Vm, VmRequest, parse_environment,
+    AcceleratorChoice, ActiveVmsMax, CaptureLimit, CommandText, Config, ConfinementChoice,
+    ErrorKind, ExecOutcome, ExecRequest, MemoryMib, Network, Pyro, PyroError, Streams, TimeToLive,
+    Timeout, VcpuCount, Vm, VmRequest, parse_environment,
 };
 use pyro_vm_tests::{BASE, Host, cache_with, executable};
 
@@ -60,6 +60,7 @@ fn pyro(host: &Host) -> Pyro {
         pyro: executable().to_owned(),
         accelerator: AcceleratorChoice::Auto,
         confinement: ConfinementChoice::Auto,
+        active_vms_max: ActiveVmsMax::DEFAULT,
         cold_boot: false,
         mirrors: Vec::new(),
         proxy: None,
@@ -75,7 +76,7 @@ async fn start(pyro: &Pyro) -> Vm {
         time_to_live: TimeToLive::DEFAULT,
         network: Network::Off,
     };
-    pyro.start_vm(&request, &|_| {}).await.unwrap()
+    pyro.launch_vm(&request, &|_| {}).await.unwrap()
 }
 
 fn request(command: &str) -> ExecRequest {

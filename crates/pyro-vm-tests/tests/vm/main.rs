@@ -14,6 +14,8 @@ mod outcomes;
 
 mod live;
 
+mod lifecycle;
+
 mod hostile;
 
 mod hostile_agent;

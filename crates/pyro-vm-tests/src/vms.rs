@@ -1,0 +1,98 @@
+//! VMs that outlive the `pyro` that made them, and those who use them.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::DEADLINE;
+use crate::environments::BASE;
+use crate::host::Host;
+use crate::lifeline::{Lifeline, Process, Role};
+use crate::pyro::Pyro;
+
+/// What several `pyro` see of each other. Nothing may be left of their VMs when this is dropped.
+#[derive(Debug)]
+pub struct Vms<'a> {
+    host: &'a Host,
+    state: PathBuf,
+    lifeline: Arc<Lifeline>,
+    /// Held until nobody may be left.
+    writer: Option<OwnedFd>,
+}
+
+impl<'a> Vms<'a> {
+    pub(crate) fn new(host: &'a Host, state: PathBuf) -> Self {
+        let (lifeline, writer) = Lifeline::new(state.clone());
+        Self { host, state, lifeline: Arc::new(lifeline), writer: Some(writer) }
+    }
+
+    /// `pyro vm` with these arguments.
+    pub fn vm(&self, arguments: &[&str]) -> Pyro {
+        let pyro = self.host.pyro(&[&["vm"], arguments].concat());
+        let writer = self.writer.as_ref().unwrap().try_clone().unwrap();
+        let pyro = pyro.variable("PYRO_STATE_DIR", self.state.to_str().unwrap());
+        pyro.of_family(Arc::clone(&self.lifeline), writer)
+    }
+
+    /// Makes a VM of the minimal environment, with these options, and gives its name.
+    pub fn create(&self, options: &[&str]) -> String {
+        let made = self.vm(&[&["create", BASE], options].concat()).outcome();
+        made.success().trim_end().to_owned()
+    }
+
+    /// `pyro vm exec` of a script, which may take as long as it likes.
+    pub fn exec(&self, id: &str, script: &str) -> Pyro {
+        self.vm(&["exec", "--timeout-seconds", "600", id, "--", "sh", "-c", script])
+    }
+
+    /// The one process for `role` there is.
+    pub fn process(&self, role: Role) -> Process {
+        let mut processes = self.processes(role);
+        assert_eq!(processes.len(), 1, "{role:?}: {processes:#?}");
+        processes.remove(0)
+    }
+
+    /// All processes for `role`.
+    pub fn processes(&self, role: Role) -> Vec<Process> {
+        let family = self.lifeline.family();
+        let is_it = |process: &&Process| {
+            // What a supervisor starts looks like itself until it becomes another program.
+            let mut supervisors = family.iter().filter(|other| other.has(Role::Supervisor));
+            process.has(role)
+                && !supervisors
+                    .any(|other| process.is_started_by(other) && role == Role::Supervisor)
+        };
+        family.iter().filter(is_it).cloned().collect()
+    }
+
+    /// Where the VM of this name keeps what others find it by.
+    pub fn directory(&self, id: &str) -> PathBuf {
+        self.state.join("vms").join(id)
+    }
+
+    /// Where all of them are.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Whether nobody is left within `deadline`. There can be no further `pyro` after this.
+    pub fn end_within(&mut self, deadline: Duration) -> bool {
+        drop(self.writer.take());
+        self.lifeline.is_over_within(deadline)
+    }
+}
+
+impl Drop for Vms<'_> {
+    fn drop(&mut self) {
+        let panicking = std::thread::panicking();
+        if !panicking && self.end_within(DEADLINE) {
+            return;
+        }
+        let family = self.lifeline.family();
+        for process in &family {
+            process.kill();
+        }
+        assert!(panicking, "still there: {family:#?}");
+    }
+}
