@@ -325,9 +325,9 @@ impl Agent {
         }
         let cgroup = match &mut self.cgroups {
             None => None,
-            Some(cgroups) => Some(
-                cgroups.take_run().map_err(|error| format!("cannot make a cgroup: {error}"))?,
-            ),
+            Some(cgroups) => {
+                Some(cgroups.take_run().map_err(|error| format!("cannot make a cgroup: {error}"))?)
+            }
         };
         let started =
             command::start(command, cgroup.as_ref()).map_err(|error| console::chain(&error))?;

@@ -55,7 +55,9 @@ pub(crate) fn take(identity: Identity) -> Result<(), IdentityError> {
 fn replace(path: &str, text: &str) -> io::Result<()> {
     let length = u64::try_from(text.len()).map_err(io::Error::other)?;
     match fs_err::OpenOptions::new().write(true).open(path) {
-        Ok(file) if file.metadata()?.len() == length => file.file().write_all_at(text.as_bytes(), 0),
+        Ok(file) if file.metadata()?.len() == length => {
+            file.file().write_all_at(text.as_bytes(), 0)
+        }
         _ => fs_err::write(path, text),
     }
 }
