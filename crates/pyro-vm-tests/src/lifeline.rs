@@ -137,10 +137,12 @@ impl Process {
     }
 
     pub(crate) fn has(&self, role: Role) -> bool {
-        self.command_line.contains(match role {
-            Role::Supervisor => " internal supervise",
-            Role::Qemu => "qemu-system-x86_64 ",
-        })
+        // The probe of the confinement is told where QEMU is, too.
+        let is_pyro = self.command_line.contains(" internal ");
+        match role {
+            Role::Supervisor => self.command_line.contains(" internal supervise"),
+            Role::Qemu => !is_pyro && self.command_line.contains("qemu-system-x86_64 "),
+        }
     }
 }
 
