@@ -57,7 +57,11 @@ impl House {
     /// Writes down where the VM stands.
     pub(crate) fn record(&mut self, state: VmState) -> io::Result<()> {
         self.record.state = state;
-        self.write_record()
+        let json = serde_json::to_vec_pretty(&self.record)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+        file.write_all(&json)?;
+        file.persist(self.directory.join(RECORD))?;
+        Ok(())
     }
 
     /// Waits for somebody of this user to connect. Cancel-safe.
@@ -71,14 +75,6 @@ impl House {
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
             }
         }
-    }
-
-    fn write_record(&self) -> io::Result<()> {
-        let json = serde_json::to_vec_pretty(&self.record)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
-        file.write_all(&json)?;
-        file.persist(self.directory.join(RECORD))?;
-        Ok(())
     }
 }
 

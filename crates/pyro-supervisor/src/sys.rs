@@ -9,11 +9,7 @@ pub(crate) fn inherited_socket(number: RawFd) -> Option<OwnedFd> {
     // SAFETY: the descriptor is only asked for its type, and an unused number makes that fail.
     let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
     rustix::net::sockopt::socket_type(descriptor).ok()?;
-    // SAFETY: the process was started with this descriptor for this purpose, so it has no other owner.
-    let socket = unsafe { OwnedFd::from_raw_fd(number) };
-    // Or every program started later would hold the client's socket, too.
-    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).ok()?;
-    Some(socket)
+    inherited_file(number)
 }
 
 /// Takes over descriptor `number`, if it is open. Call it once per number.
@@ -23,6 +19,7 @@ pub(crate) fn inherited_file(number: RawFd) -> Option<OwnedFd> {
     rustix::io::fcntl_getfd(descriptor).ok()?;
     // SAFETY: the process was started with this descriptor for this purpose, so it has no other owner.
     let file = unsafe { OwnedFd::from_raw_fd(number) };
+    // Or every program started later would hold it, too.
     rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC).ok()?;
     Some(file)
 }
