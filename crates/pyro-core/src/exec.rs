@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use pyro_protocol::client::{Accelerator, EndReason, RunEnd};
+use pyro_protocol::run::{Command, Stdin};
+use pyro_supervisor::client::{ClientError, Run};
 use serde::Serialize;
 
+use crate::PyroError;
 use crate::capture::CaptureLimit;
 use crate::limits::{CommandText, Timeout};
-use crate::streams::Outputs;
+use crate::streams::{self, Outputs, Streams};
+use crate::vm::client_failure;
 
 /// The exit code of a command that was ended by its time-out, as coreutils' `timeout` has it.
 const EXIT_CODE_TIMED_OUT: i32 = 124;
@@ -72,7 +76,7 @@ impl Ending {
         Self { exit_code: EXIT_CODE_TIMED_OUT, duration, timed_out: true, out_of_memory: false }
     }
 
-    pub(crate) fn of(end: &RunEnd) -> Self {
+    fn of(end: &RunEnd) -> Self {
         match end.reason {
             EndReason::TimedOut => Self::timed_out(end.duration),
             EndReason::Finished | EndReason::Cancelled => Self {
@@ -92,6 +96,25 @@ pub(crate) struct Place<'a> {
     pub(crate) environment_version: &'a str,
     pub(crate) mode: ExecutionMode,
     pub(crate) accelerator: Option<Accelerator>,
+}
+
+/// Executes a command at `place`, carries its streams, and tells what became of it. `begin` has it begin.
+pub(crate) async fn carry_out<'vm>(
+    begin: impl FnOnce(Command, Duration) -> Result<Run<'vm>, ClientError>,
+    request: ExecRequest,
+    streams: Streams<'_>,
+    place: &Place<'_>,
+) -> Result<ExecOutcome, PyroError> {
+    let command = Command {
+        shell: request.command.clone().into_string(),
+        environment: Vec::new(),
+        working_directory: None,
+        stdin: if streams.stdin.is_some() { Stdin::Piped } else { Stdin::Empty },
+    };
+    let mut outputs = Outputs::new(streams.stdout, streams.stderr, request.capture);
+    let mut run = begin(command, request.timeout.get()).map_err(client_failure)?;
+    let end = streams::pump(&mut run, streams.stdin, &mut outputs).await?;
+    Ok(ExecOutcome::new(place, request.command, &Ending::of(&end), outputs))
 }
 
 impl ExecOutcome {

@@ -57,9 +57,7 @@ pub use self::environments::{
     EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,
 };
 pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
-pub use self::lifecycle::{
-    CreateRequest, DeletedVm, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList,
-};
+pub use self::lifecycle::{CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList};
 pub use self::limits::{
     ActiveVmsMax, CommandText, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount, VmId,
 };

@@ -12,11 +12,11 @@ use pyro_supervisor::remote::{self, Presence, Remote};
 use serde::Serialize;
 
 use crate::config::INTERNAL_SUPERVISE;
-use crate::exec::{Ending, ExecOutcome, ExecRequest, ExecutionMode, Place};
+use crate::exec::{self, ExecOutcome, ExecRequest, ExecutionMode, Place};
 use crate::limits::{Metadata, VmId};
 use crate::pyro::{Progress, Pyro};
 use crate::run::{Cleanup, HostCompat};
-use crate::streams::{self, Outputs, Streams};
+use crate::streams::Streams;
 use crate::vm::{self, VmRequest, client_failure};
 use crate::vms::{self, VmsDirectory};
 use crate::{ErrorKind, PyroError};
@@ -64,14 +64,6 @@ pub struct VmExecOutcome {
     #[serde(flatten)]
     pub exec: ExecOutcome,
     pub cleanup: Cleanup,
-}
-
-/// A VM that is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DeletedVm {
-    pub vm_id: String,
-    pub deleted: bool,
-    pub reason: &'static str,
 }
 
 /// VMs whose time was over.
@@ -211,10 +203,6 @@ pub(crate) async fn exec(
     streams: Streams<'_>,
 ) -> Result<VmExecOutcome, PyroError> {
     let (record, mut remote) = reach(pyro, id).await?;
-    let command = vm::command(&request, &streams);
-    let mut outputs = Outputs::new(streams.stdout, streams.stderr, request.capture);
-    let mut run = remote.run(command, request.timeout.get()).map_err(client_failure)?;
-    let end = streams::pump(&mut run, streams.stdin, &mut outputs).await?;
     let place = Place {
         vm_id: id.as_str(),
         environment: &record.environment,
@@ -222,7 +210,9 @@ pub(crate) async fn exec(
         mode: ExecutionMode::Guest,
         accelerator: Some(record.accelerator),
     };
-    let exec = ExecOutcome::new(&place, request.command, &Ending::of(&end), outputs);
+    let exec =
+        exec::carry_out(|command, timeout| remote.run(command, timeout), request, streams, &place)
+            .await?;
     let cleanup = Cleanup { vm_id: record.vm_id, deleted: false, reason: "vm_kept" };
     Ok(VmExecOutcome { exec, cleanup })
 }
@@ -235,9 +225,9 @@ pub(crate) async fn stop(pyro: &Pyro, id: &VmId) -> Result<VmInfo, PyroError> {
 }
 
 /// Ends a VM for good.
-pub(crate) async fn delete(pyro: &Pyro, id: &VmId) -> Result<DeletedVm, PyroError> {
+pub(crate) async fn delete(pyro: &Pyro, id: &VmId) -> Result<Cleanup, PyroError> {
     let deleted =
-        DeletedVm { vm_id: id.as_str().to_owned(), deleted: true, reason: "explicit_delete" };
+        Cleanup { vm_id: id.as_str().to_owned(), deleted: true, reason: "explicit_delete" };
     if let Presence::Dead(remains) = directory(pyro).look(id)?
         && remains.record.as_ref().is_some_and(|record| !vms::is_expired(record))
     {

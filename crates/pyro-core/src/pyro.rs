@@ -10,10 +10,10 @@ use crate::environments::{
 };
 use crate::exec::ExecRequest;
 use crate::lifecycle::{
-    self, CreateRequest, DeletedVm, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList,
+    self, CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList,
 };
 use crate::limits::VmId;
-use crate::run::{self, RunOutcome, RunRequest};
+use crate::run::{self, Cleanup, RunOutcome, RunRequest};
 use crate::streams::Streams;
 use crate::vm::{self, Vm, VmRequest};
 use crate::{
@@ -156,7 +156,7 @@ impl Pyro {
     }
 
     /// Ends a VM for good. In any state.
-    pub async fn delete_vm(&self, id: &VmId) -> Result<DeletedVm, PyroError> {
+    pub async fn delete_vm(&self, id: &VmId) -> Result<Cleanup, PyroError> {
         lifecycle::delete(self, id).await
     }
 
@@ -203,7 +203,7 @@ impl Pyro {
         &self,
         environment: &InstalledEnvironment,
     ) -> Result<EnvironmentLease, PyroError> {
-        self.store.lease(environment).map_err(|error| vm::lease_failure(environment.name, &error))
+        vm::lease(&self.store, environment)
     }
 
     /// The environment, pulled if it is not there.

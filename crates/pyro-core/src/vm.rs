@@ -1,17 +1,16 @@
 //! A VM from the client's side: what is asked for, which files and numbers its supervisor gets, and
 //! the commands it takes.
 
-use pyro_environments::{EnvironmentName, InstalledEnvironment, LeaseError, Store};
+use pyro_environments::{EnvironmentLease, EnvironmentName, InstalledEnvironment, Store};
 use pyro_protocol::client::{Accelerator, LaunchSpec, Lifetime, StartKind};
-use pyro_protocol::run::{Command, Stdin};
 use pyro_supervisor::client::{ClientError, Departures, Supervisor};
 use serde::Serialize;
 
 use crate::config::{Config, INTERNAL_SUPERVISE};
-use crate::exec::{Ending, ExecOutcome, ExecRequest, ExecutionMode, Place};
+use crate::exec::{self, ExecOutcome, ExecRequest, ExecutionMode, Place};
 use crate::limits::{MemoryMib, TimeToLive, VcpuCount};
 use crate::pyro::Progress;
-use crate::streams::{self, Outputs, Streams};
+use crate::streams::Streams;
 use crate::{ErrorKind, PyroError, accelerator, confinement, environments};
 
 /// A VM to be started.
@@ -105,12 +104,6 @@ impl Vm {
             ));
         }
         self.line = Line::Taken;
-        let command = command(&request, &streams);
-        let mut outputs = Outputs::new(streams.stdout, streams.stderr, request.capture);
-        let mut run =
-            self.supervisor.run(command, request.timeout.get()).map_err(client_failure)?;
-        let end = streams::pump(&mut run, streams.stdin, &mut outputs).await?;
-        self.line = Line::Free;
         let place = Place {
             vm_id: &self.id,
             environment: self.environment.as_str(),
@@ -118,7 +111,16 @@ impl Vm {
             mode: ExecutionMode::Guest,
             accelerator: Some(self.accelerator),
         };
-        Ok(ExecOutcome::new(&place, request.command, &Ending::of(&end), outputs))
+        let supervisor = &mut self.supervisor;
+        let outcome = exec::carry_out(
+            |command, timeout| supervisor.run(command, timeout),
+            request,
+            streams,
+            &place,
+        )
+        .await?;
+        self.line = Line::Free;
+        Ok(outcome)
     }
 
     /// Ends the VM and waits until nothing of it is left. Fails with `internal` where the host does not
@@ -127,16 +129,6 @@ impl Vm {
         self.supervisor.end().await.map_err(|error| {
             PyroError::from_error(ErrorKind::Internal, &error).context("cannot end the VM")
         })
-    }
-}
-
-/// What the guest is told to execute.
-pub(crate) fn command(request: &ExecRequest, streams: &Streams<'_>) -> Command {
-    Command {
-        shell: request.command.clone().into_string(),
-        environment: Vec::new(),
-        working_directory: None,
-        stdin: if streams.stdin.is_some() { Stdin::Piped } else { Stdin::Empty },
     }
 }
 
@@ -198,8 +190,7 @@ pub(crate) async fn launch(
     let spec = specify(config, environment, request).await?;
     let (id, accelerator) = (spec.vm_id.clone(), spec.accelerator);
     // Until the supervisor has opened the files.
-    let lease =
-        store.lease(environment).map_err(|error| lease_failure(environment.name, &error))?;
+    let lease = lease(store, environment)?;
     let mut supervisor = Supervisor::start(&config.executable(INTERNAL_SUPERVISE), departures)
         .await
         .map_err(client_failure)?;
@@ -241,8 +232,14 @@ pub(crate) fn client_failure(error: ClientError) -> PyroError {
     }
 }
 
-pub(crate) fn lease_failure(name: EnvironmentName, error: &LeaseError) -> PyroError {
-    PyroError::from_error(ErrorKind::EnvironmentUnavailable, error)
-        .context(format!("cannot use `{name}`"))
-        .hint("try again: another process deleted or replaced it at this moment")
+/// Keeps an environment's files where they are for as long as the value lives.
+pub(crate) fn lease(
+    store: &Store,
+    environment: &InstalledEnvironment,
+) -> Result<EnvironmentLease, PyroError> {
+    store.lease(environment).map_err(|error| {
+        PyroError::from_error(ErrorKind::EnvironmentUnavailable, &error)
+            .context(format!("cannot use `{}`", environment.name))
+            .hint("try again: another process deleted or replaced it at this moment")
+    })
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::process::ExitCode;
 
 use pyro_core::{
-    CreateRequest, DeletedVm, HostCompat, Metadata, Progress, Pyro, PyroError, VmExecOutcome, VmId,
+    Cleanup, CreateRequest, HostCompat, Metadata, Progress, Pyro, PyroError, VmExecOutcome, VmId,
     VmInfo, VmList,
 };
 use serde::Serialize;
@@ -167,7 +167,7 @@ fn info_text(vm: &VmInfo) -> String {
     text
 }
 
-fn deleted_text(vm: &DeletedVm) -> String {
+fn deleted_text(vm: &Cleanup) -> String {
     format!("{} is deleted\n", vm.vm_id)
 }
 
