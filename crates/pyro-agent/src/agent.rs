@@ -29,7 +29,7 @@ use crate::{command, console, identity};
 /// Runs that may have processes at the same time, those that are over but left some included.
 const RUNS_MAX: usize = 128;
 
-/// Descriptors a run can hold: three pipes, its cgroup's directory and events.
+/// Descriptors a run can hold: three pipes or three of a terminal, its cgroup's directory and events.
 const RUN_DESCRIPTORS_MAX: usize = 5;
 
 /// The soft limit of open files that Linux starts PID 1 with.
@@ -275,6 +275,12 @@ impl Agent {
                         granted.map_err(|source| ServeError::Credit { run, source })?;
                     }
                 }
+                Some(Heard::Message(ToGuest::Resize { run, size })) => {
+                    // One that has just ended has no use for it.
+                    if let Some(state) = self.runs.iter().find(|state| state.id == run) {
+                        state.resize(size);
+                    }
+                }
                 Some(Heard::Message(ToGuest::Kill { run })) => self.kill(run),
                 Some(Heard::Message(ToGuest::Ping)) => self.say(&FromGuest::Pong)?,
                 Some(Heard::Message(ToGuest::PowerOff)) => return Ok(Next::PowerOff),
@@ -332,7 +338,7 @@ impl Agent {
         let started =
             command::start(command, cgroup.as_ref()).map_err(|error| console::chain(&error))?;
         let processes = Processes::new(started.pid, cgroup);
-        self.runs.push(Run::new(id, started, processes));
+        self.runs.push(Run::new(id, started.streams, processes));
         Ok(())
     }
 

@@ -1,18 +1,16 @@
-//! Starts a command: its environment, its pipes, its process.
+//! Starts a command: its environment, its process.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, NulError};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use pyro_protocol::run::{Command, Stdin};
-use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, ioctl_fionbio};
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, chdir, setsid, waitpid};
+use pyro_protocol::run::Command;
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, chdir, ioctl_tiocsctty, setsid, waitpid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::cgroup::RunCgroup;
+use crate::streams::{self, AgentEnds, CommandEnds, Control};
 use crate::sys::{self, CStringList};
 
 const SHELL: &CStr = c"/bin/sh";
@@ -32,14 +30,11 @@ const DEFAULT_ENVIRONMENT: [(&str, &str); 5] = [
 /// What `SHELL` says if the environment has it; otherwise [`SHELL`].
 const LOGIN_SHELL: &str = "/bin/bash";
 
-/// A started command, and this side of its pipes, which do not block.
+/// A started command, and this side of its streams.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pid: Pid,
-    /// `None` where the command reads `/dev/null`.
-    pub(crate) stdin: Option<OwnedFd>,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
+    pub(crate) streams: AgentEnds,
 }
 
 /// Why a command could not be started.
@@ -49,14 +44,14 @@ pub(crate) enum StartError {
     Nul { what: &'static str, source: NulError },
     #[error("`{name}` cannot be the name of an environment variable")]
     VariableName { name: String },
-    #[error("cannot make the command's pipes")]
-    Pipes { source: Errno },
+    #[error("cannot make the command's streams")]
+    Streams { source: Errno },
     #[error("cannot make a process")]
     Process { source: io::Error },
     #[error("cannot enter the working directory `{directory}`")]
     WorkingDirectory { directory: String, source: io::Error },
-    #[error("cannot connect the command to its pipes")]
-    Streams { source: io::Error },
+    #[error("cannot connect the command to its streams")]
+    Connect { source: io::Error },
     #[error("cannot execute `/bin/sh`")]
     Execute { source: io::Error },
 }
@@ -64,16 +59,13 @@ pub(crate) enum StartError {
 /// Starts `command` in `cgroup`.
 pub(crate) fn start(command: &Command, cgroup: Option<&RunCgroup>) -> Result<Started, StartError> {
     let directory = command.working_directory.as_deref().unwrap_or(HOME);
-    let (stdin, stdin_here) = stdin_pipe(command.stdin).map_err(pipes)?;
-    let (stdout_here, stdout) = output_pipe().map_err(pipes)?;
-    let (stderr_here, stderr) = output_pipe().map_err(pipes)?;
+    let (streams, streams_here) =
+        streams::make(command.stdin).map_err(|source| StartError::Streams { source })?;
     let mut child = Child {
         arguments: arguments(&command.shell)?,
         environment: environment(&command.environment)?,
         directory: nul_terminated("working directory", directory)?,
-        stdin: stdin.as_fd(),
-        stdout: stdout.as_fd(),
-        stderr: stderr.as_fd(),
+        streams,
         failure: None,
     };
     let cgroup = cgroup.map(RunCgroup::directory);
@@ -86,23 +78,21 @@ pub(crate) fn start(command: &Command, cgroup: Option<&RunCgroup>) -> Result<Sta
             Step::EnterDirectory => {
                 StartError::WorkingDirectory { directory: directory.to_owned(), source }
             }
-            Step::Connect => StartError::Streams { source },
+            Step::Connect => StartError::Connect { source },
             Step::Execute => StartError::Execute { source },
         });
     }
-    Ok(Started { pid, stdin: stdin_here, stdout: stdout_here, stderr: stderr_here })
+    Ok(Started { pid, streams: streams_here })
 }
 
 /// What the new process needs, and what it leaves behind if it fails. It runs in the agent's
 /// memory, so everything is made beforehand and nothing but `failure` is changed.
 #[derive(Debug)]
-struct Child<'a> {
+struct Child {
     arguments: CStringList,
     environment: CStringList,
     directory: CString,
-    stdin: BorrowedFd<'a>,
-    stdout: BorrowedFd<'a>,
-    stderr: BorrowedFd<'a>,
+    streams: CommandEnds,
     failure: Option<(Step, io::Error)>,
 }
 
@@ -113,7 +103,7 @@ enum Step {
     Execute,
 }
 
-impl Child<'_> {
+impl Child {
     /// Runs in the new process. All other descriptors close as they are: `CLOEXEC`.
     fn become_command(&mut self) {
         let result = self
@@ -130,37 +120,16 @@ impl Child<'_> {
     }
 
     fn connect(&self) -> rustix::io::Result<()> {
+        let CommandEnds { stdin, stdout, stderr, control } = &self.streams;
         setsid()?;
-        dup2_stdin(self.stdin)?;
-        dup2_stdout(self.stdout)?;
-        dup2_stderr(self.stderr)
-    }
-}
-
-fn pipes(source: Errno) -> StartError {
-    StartError::Pipes { source }
-}
-
-fn stdin_pipe(stdin: Stdin) -> rustix::io::Result<(OwnedFd, Option<OwnedFd>)> {
-    match stdin {
-        Stdin::Empty => {
-            let null = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            Ok((null, None))
+        match control {
+            Control::ByNothing => {}
+            Control::ByTerminal => ioctl_tiocsctty(stdin)?,
         }
-        Stdin::Piped => {
-            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-            ioctl_fionbio(&writer, true)?;
-            Ok((reader, Some(writer)))
-        }
+        dup2_stdin(stdin)?;
+        dup2_stdout(stdout)?;
+        dup2_stderr(stderr)
     }
-}
-
-/// A pipe whose reading end, this side's, does not block. The command's end does: hardly any
-/// program is prepared for an output that has no room.
-fn output_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-    ioctl_fionbio(&reader, true)?;
-    Ok((reader, writer))
 }
 
 fn arguments(command: &str) -> Result<CStringList, StartError> {
@@ -200,6 +169,9 @@ fn nul_terminated(what: &'static str, text: impl Into<Vec<u8>>) -> Result<CStrin
 mod tests {
     use std::io::Read;
 
+    use pyro_protocol::run::{Stdin, TerminalSize};
+    use rustix::io::ioctl_fionbio;
+
     use super::*;
 
     fn command(shell: &str) -> Command {
@@ -220,14 +192,35 @@ mod tests {
         let started =
             start(&command("pwd; ps -o sid= -p $$; echo $$; readlink /proc/$$/fd/0"), None)
                 .unwrap();
-        ioctl_fionbio(&started.stdout, false).unwrap();
+        let AgentEnds::Pipes { stdout, .. } = started.streams else { panic!("no pipes") };
+        ioctl_fionbio(&stdout, false).unwrap();
         let mut output = String::new();
-        std::fs::File::from(started.stdout).read_to_string(&mut output).unwrap();
+        std::fs::File::from(stdout).read_to_string(&mut output).unwrap();
         let (_, status) = waitpid(Some(started.pid), WaitOptions::empty()).unwrap().unwrap();
         assert_eq!(status.exit_status(), Some(0));
         let pid = started.pid.as_raw_pid().to_string();
         let lines: Vec<&str> = output.lines().map(str::trim).collect();
         assert_eq!(lines, ["/", &pid, &pid, "/dev/null"]);
+    }
+
+    #[test]
+    fn a_command_with_a_terminal_is_controlled_by_it() {
+        let size = TerminalSize { columns: 91, rows: 17 };
+        let script = "stty size; echo to stderr >&2; ps -o tpgid= -p $$; echo $$; tty";
+        let command = Command { stdin: Stdin::Terminal(size), ..command(script) };
+        let started = start(&command, None).unwrap();
+        let AgentEnds::Terminal { output, .. } = started.streams else { panic!("no terminal") };
+        ioctl_fionbio(&output, false).unwrap();
+        let (_, status) = waitpid(Some(started.pid), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0));
+        let mut text = Vec::new();
+        // Reading from a terminal that nobody holds any more fails when everything was read.
+        std::fs::File::from(output).read_to_end(&mut text).unwrap_err();
+        let text = String::from_utf8(text).unwrap();
+        let pid = started.pid.as_raw_pid().to_string();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        assert_eq!(lines[..4], ["17 91", "to stderr", &pid, &pid], "{text}");
+        assert!(lines[4].starts_with("/dev/pts/"), "{text}");
     }
 
     #[test]

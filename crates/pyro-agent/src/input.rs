@@ -15,7 +15,21 @@ pub(crate) struct Input {
     credit: Credit,
     consumed: Consumed,
     more: More,
+    end: EndOfInput,
 }
+
+/// How a command is told that no more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndOfInput {
+    /// Its pipe is closed.
+    Closed,
+    /// The end-of-file character is typed, and what reads a line of the terminal gets an empty one. The
+    /// terminal stays: it is the command's output as well.
+    Typed,
+}
+
+/// Ctrl-D: every terminal starts with it as the end-of-file character, see termios(3).
+const END_OF_FILE: u8 = 4;
 
 /// Whether the host will send more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +39,15 @@ enum More {
 }
 
 impl Input {
-    /// Takes the writing end of a pipe that does not block.
-    pub(crate) fn new(pipe: OwnedFd) -> Self {
+    /// Takes the writing end of a pipe, or a terminal, that does not block.
+    pub(crate) fn new(pipe: OwnedFd, end: EndOfInput) -> Self {
         Self {
             pipe: Some(pipe),
             buffer: VecDeque::new(),
             credit: Credit::WINDOW,
             consumed: Consumed::default(),
             more: More::Expected,
+            end,
         }
     }
 
@@ -46,6 +61,9 @@ impl Input {
             return Ok(self.consume(bytes.len()));
         }
         self.buffer.extend(bytes);
+        if bytes.is_empty() && self.end == EndOfInput::Typed {
+            self.buffer.push_back(END_OF_FILE);
+        }
         Ok(self.write())
     }
 
@@ -78,7 +96,11 @@ impl Input {
         if self.more == More::Ended && self.buffer.is_empty() {
             self.pipe = None;
         }
-        self.consume(written)
+        match self.more {
+            More::Expected => self.consume(written),
+            // Who has nothing more to send needs no room; and an end that was typed was never received.
+            More::Ended => None,
+        }
     }
 
     fn consume(&mut self, bytes: usize) -> Option<u32> {
@@ -98,7 +120,7 @@ mod tests {
 
     fn input() -> (Input, OwnedFd) {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
-        (Input::new(writer), reader)
+        (Input::new(writer, EndOfInput::Closed), reader)
     }
 
     #[test]
@@ -124,6 +146,17 @@ mod tests {
         let mut buffer = [0; 16];
         assert_eq!(rustix::io::read(&reader, &mut buffer), Ok(5));
         assert_eq!(rustix::io::read(&reader, &mut buffer), Ok(0));
+    }
+
+    #[test]
+    fn the_end_of_what_is_typed_is_a_character() {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        let mut input = Input::new(writer, EndOfInput::Typed);
+        input.receive(b"hello").unwrap();
+        input.receive(b"").unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(rustix::io::read(&reader, &mut buffer), Ok(6));
+        assert_eq!(&buffer[..6], b"hello\x04");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 
 use pyro_protocol::run::RunId;
+use rustix::io::Errno;
 
 use crate::processes::Processes;
 
@@ -42,8 +43,10 @@ impl Leftover {
             for _ in 0..READS_PER_TURN {
                 match rustix::io::read(pipe, &mut *buffer) {
                     Ok(0) => return false,
-                    Ok(_) => {}
-                    Err(_) => return true,
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => return true,
+                    // A terminal that nobody holds any more.
+                    Err(_) => return false,
                 }
             }
             true

@@ -30,6 +30,8 @@ mod run;
 
 mod command;
 
+mod streams;
+
 mod output;
 
 mod input;

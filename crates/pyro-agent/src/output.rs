@@ -1,10 +1,11 @@
-//! One output stream of a run: a pipe that is read only while its bytes may be sent.
+//! One output stream of a run: a pipe, or a terminal, that is read only while its bytes may be sent.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use pyro_protocol::credit::{Credit, CreditExceeded};
 use pyro_protocol::frame::CHUNK_BYTES_MAX;
 use pyro_protocol::run::Stream;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 /// The agent's end of a command's standard output or error.
@@ -13,8 +14,15 @@ pub(crate) struct Output {
     stream: Stream,
     /// Gone once the last writer is.
     pipe: Option<OwnedFd>,
+    kind: Kind,
     credit: Credit,
     left: Left,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    Terminal,
 }
 
 /// How much of the stream is still to be sent.
@@ -29,7 +37,21 @@ enum Left {
 impl Output {
     /// Takes the reading end of a pipe that does not block.
     pub(crate) fn new(stream: Stream, pipe: OwnedFd) -> Self {
-        Self { stream, pipe: Some(pipe), credit: Credit::WINDOW, left: Left::Unknown }
+        Self::of(stream, Some(pipe), Kind::Pipe)
+    }
+
+    /// Takes this side of a terminal, which does not block. All that a command writes comes from here.
+    pub(crate) fn of_terminal(terminal: OwnedFd) -> Self {
+        Self::of(Stream::Stdout, Some(terminal), Kind::Terminal)
+    }
+
+    /// The standard error of a command that has a terminal.
+    pub(crate) fn none() -> Self {
+        Self::of(Stream::Stderr, None, Kind::Terminal)
+    }
+
+    fn of(stream: Stream, pipe: Option<OwnedFd>, kind: Kind) -> Self {
+        Self { stream, pipe, kind, credit: Credit::WINDOW, left: Left::Unknown }
     }
 
     pub(crate) fn stream(&self) -> Stream {
@@ -62,7 +84,8 @@ impl Output {
                 Some(&room[..length])
             }
             Err(Errno::AGAIN | Errno::INTR) => None,
-            // A pipe fails in no other way; if it did, nothing more would come of it.
+            // So a terminal ends that nobody holds any more (EIO). A pipe fails in no other way; if it
+            // did, nothing more would come of it.
             Err(_) => {
                 self.pipe = None;
                 None
@@ -76,6 +99,11 @@ impl Output {
         if let Left::Bytes(_) = self.left {
             return;
         }
+        // What was written to a terminal may still be on its way to this side of it. It is all there
+        // before the end; and if a child holds the terminal, looking for the end brings it here.
+        if self.kind == Kind::Terminal && self.is_hung_up() {
+            return;
+        }
         let bytes =
             self.pipe.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok()).unwrap_or(0);
         self.left = Left::Bytes(usize::try_from(bytes).unwrap_or(0));
@@ -84,6 +112,13 @@ impl Output {
     /// Whether everything up to the end set by [`Self::seal`] was read.
     pub(crate) fn is_spent(&self) -> bool {
         self.pipe.is_none() || self.left == Left::Bytes(0)
+    }
+
+    fn is_hung_up(&self) -> bool {
+        let Some(pipe) = &self.pipe else { return true };
+        let mut pipe = [PollFd::new(pipe, PollFlags::IN)];
+        poll(&mut pipe, Some(&Timespec::default())).is_ok()
+            && pipe[0].revents().contains(PollFlags::HUP)
     }
 
     pub(crate) fn into_pipe(self) -> Option<OwnedFd> {

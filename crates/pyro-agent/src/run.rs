@@ -9,13 +9,15 @@
 //!           no process is left
 //! ```
 
-use pyro_protocol::run::{ExitStatus, RunId, Stream};
+use std::os::fd::OwnedFd;
 
-use crate::command::Started;
-use crate::input::Input;
+use pyro_protocol::run::{ExitStatus, RunId, Stream, TerminalSize};
+
+use crate::input::{EndOfInput, Input};
 use crate::leftover::Leftover;
 use crate::output::Output;
 use crate::processes::Processes;
+use crate::streams::{self, AgentEnds};
 
 /// A run whose end was not reported yet.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub(crate) struct Run {
     pub(crate) stdin: Option<Input>,
     pub(crate) outputs: [Output; 2],
     pub(crate) processes: Processes,
+    terminal: Option<OwnedFd>,
     status: Option<ExitStatus>,
     fate: Fate,
 }
@@ -36,17 +39,34 @@ enum Fate {
 }
 
 impl Run {
-    pub(crate) fn new(id: RunId, started: Started, processes: Processes) -> Self {
+    pub(crate) fn new(id: RunId, streams: AgentEnds, processes: Processes) -> Self {
+        let (stdin, stdout, stderr, terminal) = match streams {
+            AgentEnds::Pipes { stdin, stdout, stderr } => {
+                let stdin = stdin.map(|pipe| Input::new(pipe, EndOfInput::Closed));
+                (stdin, Output::new(Stream::Stdout, stdout), Some(stderr), None)
+            }
+            AgentEnds::Terminal { input, output, control } => {
+                let stdin = Some(Input::new(input, EndOfInput::Typed));
+                (stdin, Output::of_terminal(output), None, Some(control))
+            }
+        };
+        let stderr = stderr.map_or_else(Output::none, |pipe| Output::new(Stream::Stderr, pipe));
         Self {
             id,
-            stdin: started.stdin.map(Input::new),
-            outputs: [
-                Output::new(Stream::Stdout, started.stdout),
-                Output::new(Stream::Stderr, started.stderr),
-            ],
+            stdin,
+            outputs: [stdout, stderr],
             processes,
+            terminal,
             status: None,
             fate: Fate::ItsOwn,
+        }
+    }
+
+    /// Tells its terminal, if it has one, that it has another size.
+    pub(crate) fn resize(&self, size: TerminalSize) {
+        if let Some(terminal) = &self.terminal {
+            // It fails for no size that exists, and a command can do without.
+            let _ = streams::resize(terminal, size);
         }
     }
 

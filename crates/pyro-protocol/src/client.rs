@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::guest::BootReport;
 use crate::record::VmRecord;
-use crate::run::{Command, ExitStatus, RunId, Stream};
+use crate::run::{Command, ExitStatus, RunId, Stream, TerminalSize};
 
 /// From a client to a supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +58,11 @@ pub enum ToSupervisor {
     StopVm,
     /// Has it end for good; `Done` follows.
     DeleteVm,
+    /// A run's terminal has another size now.
+    Resize {
+        run: RunId,
+        size: TerminalSize,
+    },
 }
 
 /// From a supervisor to a client.

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::run::{Command, ExitStatus, RunId, Stream};
+use crate::run::{Command, ExitStatus, RunId, Stream, TerminalSize};
 
 /// Random bytes given to the guest's kernel at every start: 512 bits, all counted as entropy.
 pub const ENTROPY_BYTES: usize = 64;
@@ -52,6 +52,11 @@ pub enum ToGuest {
     Ping,
     /// Writes everything to the scratch disk, says goodbye and powers off.
     PowerOff,
+    /// A run's terminal has another size now.
+    Resize {
+        run: RunId,
+        size: TerminalSize,
+    },
 }
 
 /// What makes one VM different from all others made from the same template.

@@ -40,6 +40,17 @@ pub enum Stdin {
     Empty,
     /// Stdin frames, until an empty one.
     Piped,
+    /// A terminal of this size, which is its standard output and its standard error as well: what is written to
+    /// either comes as standard output. Stdin frames are what is typed, and an empty one is the end-of-file
+    /// character.
+    Terminal(TerminalSize),
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    pub columns: u16,
+    pub rows: u16,
 }
 
 /// How a command's process ended.

@@ -15,7 +15,7 @@ use pyro_protocol::client::{
 use pyro_protocol::credit::{Consumed, Credit};
 use pyro_protocol::failure::Failure;
 use pyro_protocol::frame::{CHUNK_BYTES_MAX, FrameKind, decode_message, encode_chunk};
-use pyro_protocol::run::{Command, RunId, Stream};
+use pyro_protocol::run::{Command, RunId, Stream, TerminalSize};
 use tokio::net::UnixStream;
 use tokio::process::Child;
 
@@ -313,6 +313,12 @@ impl Run<'_> {
     /// Ends the command's standard input.
     pub fn close_stdin(&mut self) {
         self.send_chunk(&[]);
+    }
+
+    /// Says that the command's terminal has another size now.
+    pub fn resize(&mut self, size: TerminalSize) -> Result<(), ClientError> {
+        let resize = ToSupervisor::Resize { run: self.id, size };
+        self.link.send_message(&resize).map_err(no_conversation)
     }
 
     /// Asks for the command's end; [`RunEvent::Ended`] follows.

@@ -222,6 +222,11 @@ impl Conversation {
                     .map_err(|source| ClientFault::BeyondCredit { source })?;
                 Ok(vec![to_guest(&ToGuest::GrantOutput { run: id, stream, bytes })])
             }
+            ToSupervisor::Resize { run, size } => {
+                let resized = self.run_of_client(client, run);
+                let resized = resized.map(|(id, _)| to_guest(&ToGuest::Resize { run: id, size }));
+                Ok(resized.into_iter().collect())
+            }
             ToSupervisor::Cancel { run } => {
                 let running = self
                     .run_of_client(client, run)

@@ -376,6 +376,9 @@ impl Books {
                     let was_killed = std::mem::replace(&mut self.account(run).is_killed, true);
                     assert!(!was_killed, "a run is killed twice");
                 }
+                ToGuest::Resize { run, .. } => {
+                    self.account(run);
+                }
                 message @ (ToGuest::Configure(_) | ToGuest::Ping | ToGuest::PowerOff) => {
                     panic!("nobody asked for {message:?}")
                 }
