@@ -241,6 +241,8 @@ pub struct LaunchStep {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunEnd {
+    /// The VM's own number for the run, by which what it wrote is found later, if it is kept.
+    pub number: RunId,
     pub status: ExitStatus,
     /// From start to end, on the supervisor's clock.
     pub duration: Duration,

@@ -1,11 +1,11 @@
-//! A VM with a life of its own, as it is written down for every process of its user.
+//! A VM with a life of its own and its commands, as they are written down for every process of its user.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::Accelerator;
+use crate::client::{Accelerator, RunEnd};
 
 /// What a VM is and where it stands. Its supervisor keeps it up to date.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,33 @@ pub struct VmRecord {
     /// Whatever whoever made it wants to find again.
     pub metadata: BTreeMap<String, String>,
     pub accelerator: Accelerator,
+}
+
+/// A command of a VM with a life of its own, as it is written down beside what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The VM's own number for it.
+    pub number: u32,
+    pub command: String,
+    /// Since the epoch.
+    pub started_at: Duration,
+    pub fate: RunFate,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunFate {
+    Running,
+    Ended {
+        end: RunEnd,
+        /// Everything it wrote, kept or not.
+        stdout_bytes: u64,
+        stderr_bytes: u64,
+    },
+    /// It has no exit status, because it never started, or its machine went before its end.
+    Failed {
+        reason: String,
+    },
 }
 
 /// Where a VM stands in its life.

@@ -57,6 +57,15 @@ pub(crate) struct ClientId(pub(crate) u32);
 pub(crate) struct Conversation {
     runs: BTreeMap<RunId, Run>,
     last_run: u32,
+    notes: Vec<Note>,
+}
+
+/// What is to be written down of a run, for those who ask later. Each run begins once and is over once.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    Began { run: RunId, command: String },
+    Ended(RunEnd),
+    Failed { run: RunId, reason: String },
 }
 
 #[derive(Debug)]
@@ -153,6 +162,11 @@ impl Conversation {
         }
     }
 
+    /// What is to be written down since this was last asked.
+    pub(crate) fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+
     /// When [`deadline_reached`](Self::deadline_reached) is due next.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.runs.values().map(|run| run.deadline).min()
@@ -174,16 +188,13 @@ impl Conversation {
     /// for; the others fail with `failure`.
     pub(crate) fn vm_gone(&mut self, failure: &Failure, now: Instant) -> Vec<Outgoing> {
         let runs = std::mem::take(&mut self.runs);
-        let told = runs.into_values().map(|run| match run.state {
-            RunState::Running => {
-                let failure = failure.clone();
-                run.tell(|run| FromSupervisor::RunFailed { run, failure })
-            }
+        let told = runs.into_iter().map(|(id, run)| match run.state {
+            RunState::Running => self.fail(id, &run, failure.clone()),
             RunState::Ending(reason) => {
                 let status = ExitStatus::Signaled { signal: SIGKILL };
                 let duration = now - run.started;
-                let end = RunEnd { status, duration, reason, out_of_memory: false };
-                run.tell(|run| FromSupervisor::Ended { run, end })
+                let end = RunEnd { number: id, status, duration, reason, out_of_memory: false };
+                self.end(&run, end)
             }
         });
         told.collect()
@@ -207,8 +218,10 @@ impl Conversation {
                 }
                 self.last_run += 1;
                 let id = RunId(self.last_run);
+                let shell = command.shell.clone();
                 let frame = encode_message(&ToGuest::Start { run: id, command })
                     .map_err(|source| ClientFault::Malformed { source })?;
+                self.notes.push(Note::Began { run: id, command: shell });
                 self.runs.insert(id, Run::new(client, run, now, timeout));
                 Ok(vec![Outgoing::ToGuest(frame)])
             }
@@ -250,12 +263,12 @@ impl Conversation {
                 self.run_of_guest(run, Progress::Requested)?.progress = Progress::Started;
                 Ok(Vec::new())
             }
-            FromGuest::StartFailed { run, reason } => {
-                self.run_of_guest(run, Progress::Requested)?;
-                let run = self.runs.remove(&run).ok_or(GuestFault::UnknownRun)?;
+            FromGuest::StartFailed { run: id, reason } => {
+                self.run_of_guest(id, Progress::Requested)?;
+                let run = self.runs.remove(&id).ok_or(GuestFault::UnknownRun)?;
                 let failure = Failure::new(FailureKind::InvalidInput, "cannot start the command")
                     .cause(text(reason));
-                Ok(vec![run.tell(|run| FromSupervisor::RunFailed { run, failure })])
+                Ok(vec![self.fail(id, &run, failure)])
             }
             FromGuest::GrantStdin { bytes: 0, .. } => Err(GuestFault::OutOfTurn),
             FromGuest::GrantStdin { run, bytes } => {
@@ -263,23 +276,33 @@ impl Conversation {
                 run.stdin.grant(bytes).map_err(|source| GuestFault::BeyondCredit { source })?;
                 Ok(vec![run.tell(|run| FromSupervisor::GrantStdin { run, bytes })])
             }
-            FromGuest::Exited { run, status, out_of_memory } => {
+            FromGuest::Exited { run: id, status, out_of_memory } => {
                 check_signal(status)?;
-                let ended = self.run_of_guest(run, Progress::Started)?;
-                let reason = match ended.state {
+                self.run_of_guest(id, Progress::Started)?;
+                let run = self.runs.remove(&id).ok_or(GuestFault::UnknownRun)?;
+                let reason = match run.state {
                     RunState::Running => EndReason::Finished,
                     RunState::Ending(reason) => reason,
                 };
-                let end = RunEnd { status, duration: now - ended.started, reason, out_of_memory };
-                let told = ended.tell(|run| FromSupervisor::Ended { run, end });
-                self.runs.remove(&run);
-                Ok(vec![told])
+                let duration = now - run.started;
+                let end = RunEnd { number: id, status, duration, reason, out_of_memory };
+                Ok(vec![self.end(&run, end)])
             }
             FromGuest::Fatal { reason } => Err(GuestFault::GaveUp { reason: text(reason) }),
             FromGuest::Ready(_) | FromGuest::Pong | FromGuest::Goodbye => {
                 Err(GuestFault::OutOfTurn)
             }
         }
+    }
+
+    fn end(&mut self, run: &Run, end: RunEnd) -> Outgoing {
+        self.notes.push(Note::Ended(end.clone()));
+        run.tell(|run| FromSupervisor::Ended { run, end })
+    }
+
+    fn fail(&mut self, id: RunId, run: &Run, failure: Failure) -> Outgoing {
+        self.notes.push(Note::Failed { run: id, reason: failure.one_line() });
+        run.tell(|run| FromSupervisor::RunFailed { run, failure })
     }
 
     fn run_of_client(&mut self, client: ClientId, number: RunId) -> Option<(RunId, &mut Run)> {

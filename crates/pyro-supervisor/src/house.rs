@@ -4,18 +4,21 @@
 //!   <directory>/lock      held by the supervisor, from before it starts until it is gone
 //!               record    what the VM is, and where it stands
 //!               socket    where clients connect
+//!               runs/     what its commands wrote
 //! ```
 //!
 //! Whoever gets the lock knows that the supervisor is dead, and may remove the directory.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use pyro_protocol::record::{VmRecord, VmState};
 use rustix::net::sockopt::socket_peercred;
 use tokio::net::{UnixListener, UnixStream};
+
+use crate::journal::{self, Journal};
 
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const RECORD: &str = "record";
@@ -26,6 +29,7 @@ pub(crate) const SOCKET: &str = "socket";
 pub(crate) struct House {
     directory: PathBuf,
     record: VmRecord,
+    pub(crate) journal: Journal,
     listener: UnixListener,
     /// Held until the directory is gone.
     _lock: OwnedFd,
@@ -51,17 +55,15 @@ impl House {
         // Relative, because the kernel allows 107 bytes for the path of a socket.
         rustix::process::chdir(directory)?;
         let listener = UnixListener::bind(SOCKET)?;
-        Ok(Self { directory: directory.to_owned(), record, listener, _lock: lock, _needed: needed })
+        let journal = Journal::open(directory)?;
+        let directory = directory.to_owned();
+        Ok(Self { directory, record, journal, listener, _lock: lock, _needed: needed })
     }
 
     /// Writes down where the VM stands.
     pub(crate) fn record(&mut self, state: VmState) -> io::Result<()> {
         self.record.state = state;
-        let json = serde_json::to_vec_pretty(&self.record)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
-        file.write_all(&json)?;
-        file.persist(self.directory.join(RECORD))?;
-        Ok(())
+        journal::write_whole(&self.directory, RECORD, &self.record)
     }
 
     /// Waits for somebody of this user to connect. Cancel-safe.

@@ -25,6 +25,8 @@ mod machine;
 
 mod house;
 
+pub mod journal;
+
 mod conversation;
 
 mod fault;

@@ -239,15 +239,24 @@ impl Owner {
                 if self.lifecycle.standing() == Standing::Stopping {
                     return None;
                 }
-                match self.conversation.guest_sent(&frame, now) {
-                    Ok(outgoing) => self.deliver(outgoing),
-                    Err(fault) => return self.machine_gone(Gone::GuestFaulty(fault)).await,
+                if let Err(fault) = self.guest_said(&frame, now) {
+                    return self.machine_gone(Gone::GuestFaulty(fault)).await;
                 }
             }
             Event::Machine(MachineEvent::Gone(gone)) => return self.machine_gone(gone).await,
             Event::Time => return self.time_passed(now).await,
         }
         None
+    }
+
+    fn guest_said(&mut self, frame: &Frame, now: Instant) -> Result<(), GuestFault> {
+        let outgoing = self.conversation.guest_sent(frame, now)?;
+        // Only now is it known to be within the limits.
+        if let (FrameKind::Output(stream), Some(house)) = (frame.kind, &mut self.house) {
+            house.journal.append(frame.run, stream, &frame.payload);
+        }
+        self.deliver(outgoing);
+        Ok(())
     }
 
     fn client_said(&mut self, client: ClientId, frame: &Frame, now: Instant) -> Option<End> {
@@ -314,10 +323,9 @@ impl Owner {
         let mut vm = self.machine.take()?;
         if matches!(gone, Gone::QemuEnded(_)) && self.lifecycle.standing() == Standing::Started {
             for frame in vm.last_words().await {
-                let Ok(outgoing) = self.conversation.guest_sent(&frame, Instant::now()) else {
+                if self.guest_said(&frame, Instant::now()).is_err() {
                     break;
-                };
-                self.deliver(outgoing);
+                }
             }
         }
         vm.console.drain();
@@ -433,6 +441,13 @@ impl Owner {
     }
 
     fn deliver(&mut self, outgoing: Vec<Outgoing>) {
+        // First, so that who hears of an end finds it in the books.
+        let notes = self.conversation.take_notes();
+        if let Some(house) = &mut self.house {
+            for note in notes {
+                house.journal.note(note);
+            }
+        }
         for frame in outgoing {
             match frame {
                 Outgoing::ToClient(client, bytes) => self.clients.send(client, bytes),

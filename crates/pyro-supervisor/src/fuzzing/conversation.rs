@@ -1,10 +1,10 @@
 //! Conversations in which nobody keeps to the rules, checked against books kept beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
-use pyro_protocol::client::{FromSupervisor, ToSupervisor};
+use pyro_protocol::client::{FromSupervisor, RunEnd, ToSupervisor};
 use pyro_protocol::credit::WINDOW_BYTES;
 use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_protocol::frame::{
@@ -15,7 +15,7 @@ use pyro_protocol::run::{Command, ExitStatus, RunId, Stdin, Stream};
 use serde::Serialize;
 
 use super::untrusted::assert_shown_safely;
-use crate::conversation::{ClientId, Conversation, Outgoing};
+use crate::conversation::{ClientId, Conversation, Note, Outgoing};
 use crate::fault::GuestFault;
 
 /// Steps of one conversation.
@@ -291,6 +291,7 @@ impl Table {
         assert!(outgoing.iter().all(|frame| matches!(frame, Outgoing::ToClient(CLIENT, _))));
         self.books.enter(&outgoing);
         assert!(self.books.runs.is_empty(), "a run never ends: {:?}", self.books.runs);
+        assert_each_run_is_noted_once(self.conversation.take_notes());
         assert!(self.conversation.next_deadline().is_none());
     }
 }
@@ -442,6 +443,20 @@ impl Books {
     fn account(&mut self, run: RunId) -> &mut Account {
         self.runs.get_mut(&run).expect("only runs that are there are spoken of")
     }
+}
+
+/// A run is written down when it begins and when it is over, in this order.
+fn assert_each_run_is_noted_once(notes: Vec<Note>) {
+    let mut begun = BTreeSet::new();
+    for note in notes {
+        match note {
+            Note::Began { run, .. } => assert!(begun.insert(run), "{run:?} begins twice"),
+            Note::Ended(RunEnd { number: run, .. }) | Note::Failed { run, .. } => {
+                assert!(begun.remove(&run), "{run:?} is over, but not begun");
+            }
+        }
+    }
+    assert!(begun.is_empty(), "never over: {begun:?}");
 }
 
 fn spend(available_bytes: &mut usize, frame: &Frame) {
