@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use pyro_core::{
     CaptureLimit, CommandText, Config, ErrorKind, ExecRequest, MemoryMib, Network, Pyro, PyroError,
-    Streams, TimeToLive, Timeout, VcpuCount, Vm, VmRequest, parse_environment,
+    Streams, TimeToLive, VcpuCount, Vm, VmRequest, parse_environment,
 };
 
 const USAGE: &str = "usage: exec_in_a_live_vm PYRO ENVIRONMENT TIMES COMMAND...";
@@ -78,11 +78,8 @@ async fn time_commands(arguments: &Arguments) -> Result<Vec<Vec<f64>>, PyroError
 }
 
 async fn time_command(vm: &mut Vm, command: &str) -> Result<f64, PyroError> {
-    let request = ExecRequest {
-        command: CommandText::new(command)?,
-        timeout: Timeout::DEFAULT,
-        capture: CaptureLimit(4096),
-    };
+    let request =
+        ExecRequest { capture: CaptureLimit(4096), ..ExecRequest::new(CommandText::new(command)?) };
     let started = Instant::now();
     let outcome = vm.exec(request, Streams::default()).await?;
     let elapsed = started.elapsed();

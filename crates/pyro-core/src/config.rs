@@ -45,6 +45,8 @@ pub struct Config {
     pub proxy: Option<String>,
     /// Where programs are looked for, like `PATH`.
     pub tool_path: OsString,
+    /// The kind of terminal that the user sits at, like `TERM`.
+    pub terminal_type: Option<String>,
 }
 
 /// Which accelerator to use.
@@ -140,6 +142,8 @@ impl Config {
             mirrors,
             proxy,
             tool_path,
+            // One that is no text is of no kind that a guest knows.
+            terminal_type: text(variable, "TERM").ok().flatten(),
         })
     }
 

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use pyro_protocol::client::{Accelerator, EndReason, RunEnd};
-use pyro_protocol::run::{Command, Stdin};
+use pyro_protocol::run::{Command, RunId, Stdin};
 use pyro_supervisor::client::{ClientError, Run};
 use serde::Serialize;
 
 use crate::PyroError;
-use crate::capture::CaptureLimit;
-use crate::limits::{CommandText, Timeout};
-use crate::streams::{self, Outputs, Streams};
+use crate::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
+use crate::command::{CommandText, Variables, WorkingDirectory};
+use crate::limits::Timeout;
+use crate::streams::{self, Inputs, Outputs, Streams};
 use crate::vm::client_failure;
 
 /// The exit code of a command that was ended by its time-out, as coreutils' `timeout` has it.
@@ -23,6 +24,22 @@ pub struct ExecRequest {
     pub timeout: Timeout,
     /// How much of each output stream the outcome keeps.
     pub capture: CaptureLimit,
+    pub variables: Variables,
+    /// `None` for root's home.
+    pub working_directory: Option<WorkingDirectory>,
+}
+
+impl ExecRequest {
+    /// A command with the default time-out, in the default environment.
+    pub fn new(command: CommandText) -> Self {
+        Self {
+            command,
+            timeout: Timeout::DEFAULT,
+            capture: CAPTURE_BYTES_DEFAULT,
+            variables: Variables::default(),
+            working_directory: None,
+        }
+    }
 }
 
 /// Where a command was executed.
@@ -76,7 +93,11 @@ impl Ending {
         Self { exit_code: EXIT_CODE_TIMED_OUT, duration, timed_out: true, out_of_memory: false }
     }
 
-    fn of(end: &RunEnd) -> Self {
+    pub(crate) fn duration_ms(&self) -> u64 {
+        u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn of(end: &RunEnd) -> Self {
         match end.reason {
             EndReason::TimedOut => Self::timed_out(end.duration),
             EndReason::Finished | EndReason::Cancelled => Self {
@@ -98,23 +119,29 @@ pub(crate) struct Place<'a> {
     pub(crate) accelerator: Option<Accelerator>,
 }
 
-/// Executes a command at `place`, carries its streams, and tells what became of it. `begin` has it begin.
+/// Executes a command at `place`, carries its streams, and tells what became of it, and the VM's number for it.
+/// `begin` has it begin.
 pub(crate) async fn carry_out<'vm>(
     begin: impl FnOnce(Command, Duration) -> Result<Run<'vm>, ClientError>,
     request: ExecRequest,
-    streams: Streams<'_>,
+    mut streams: Streams<'_>,
     place: &Place<'_>,
-) -> Result<ExecOutcome, PyroError> {
+) -> Result<(ExecOutcome, RunId), PyroError> {
     let command = Command {
         shell: request.command.clone().into_string(),
-        environment: Vec::new(),
-        working_directory: None,
-        stdin: if streams.stdin.is_some() { Stdin::Piped } else { Stdin::Empty },
+        environment: request.variables.into_entries().collect(),
+        working_directory: request.working_directory.map(WorkingDirectory::into_string),
+        stdin: match (&mut streams.terminal, &streams.stdin) {
+            (Some(terminal), _) => Stdin::Terminal(*terminal.borrow_and_update()),
+            (None, Some(_)) => Stdin::Piped,
+            (None, None) => Stdin::Empty,
+        },
     };
     let mut outputs = Outputs::new(streams.stdout, streams.stderr, request.capture);
+    let mut inputs = Inputs { stdin: streams.stdin, terminal: streams.terminal };
     let mut run = begin(command, request.timeout.get()).map_err(client_failure)?;
-    let end = streams::pump(&mut run, streams.stdin, &mut outputs).await?;
-    Ok(ExecOutcome::new(place, request.command, &Ending::of(&end), outputs))
+    let end = streams::pump(&mut run, &mut inputs, &mut outputs).await?;
+    Ok((ExecOutcome::new(place, request.command, &Ending::of(&end), outputs), end.number))
 }
 
 impl ExecOutcome {
@@ -133,7 +160,7 @@ impl ExecOutcome {
             stdout: stdout.text,
             stderr: stderr.text,
             exit_code: ending.exit_code,
-            duration_ms: u64::try_from(ending.duration.as_millis()).unwrap_or(u64::MAX),
+            duration_ms: ending.duration_ms(),
             execution_mode: place.mode,
             timed_out: ending.timed_out,
             stdout_truncated: stdout.truncated,

@@ -28,10 +28,17 @@ pub(crate) async fn run(
     request: ExecRequest,
     streams: Streams<'_>,
 ) -> Result<ExecOutcome, PyroError> {
-    let text = request.command.clone().into_string();
+    if streams.terminal.is_some() {
+        let text = "a command on the host itself gets no terminal";
+        return Err(PyroError::new(ErrorKind::NotAvailable, text).hint("leave out `--tty`"));
+    }
     let started = Instant::now();
-    let child = Command::new("/bin/sh")
-        .args(["-lc", &text])
+    let mut command = Command::new("/bin/sh");
+    command.args(["-lc", request.command.as_str()]).envs(request.variables.into_entries());
+    if let Some(directory) = request.working_directory {
+        command.current_dir(directory.into_string());
+    }
+    let child = command
         .process_group(0)
         .kill_on_drop(true)
         .stdin(if streams.stdin.is_some() { Stdio::piped() } else { Stdio::null() })

@@ -8,6 +8,8 @@ mod config;
 
 mod limits;
 
+mod command;
+
 mod pyro;
 
 mod environments;
@@ -28,6 +30,8 @@ mod vms;
 
 mod lifecycle;
 
+mod logs;
+
 mod streams;
 
 mod capture;
@@ -42,11 +46,13 @@ pub use pyro_protocol::client::{
 };
 pub use pyro_protocol::failure::{Failure as PyroError, FailureKind as ErrorKind};
 pub use pyro_protocol::record::VmState;
+pub use pyro_protocol::run::TerminalSize;
 pub use pyro_qemu::accelerator::KvmProbe;
 pub use pyro_qemu::confinement::Controller;
 
 pub use self::accelerator::probe_kvm;
 pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
+pub use self::command::{CommandText, Variables, WorkingDirectory};
 pub use self::config::{
     AcceleratorChoice, Config, ConfinementChoice, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM,
     INTERNAL_SUPERVISE,
@@ -58,9 +64,8 @@ pub use self::environments::{
 };
 pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
 pub use self::lifecycle::{CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList};
-pub use self::limits::{
-    ActiveVmsMax, CommandText, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount, VmId,
-};
+pub use self::limits::{ActiveVmsMax, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount, VmId};
+pub use self::logs::{LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog, RunState};
 pub use self::pyro::{Progress, Pyro};
 pub use self::run::{Cleanup, HostCompat, RunOutcome, RunRequest};
 pub use self::streams::Streams;

@@ -63,6 +63,9 @@ pub struct VmList {
 pub struct VmExecOutcome {
     #[serde(flatten)]
     pub exec: ExecOutcome,
+    /// By which all that it wrote is found as long as the VM lives, see
+    /// [`Pyro::list_runs`](crate::Pyro::list_runs).
+    pub run_id: u32,
     pub cleanup: Cleanup,
 }
 
@@ -210,11 +213,11 @@ pub(crate) async fn exec(
         mode: ExecutionMode::Guest,
         accelerator: Some(record.accelerator),
     };
-    let exec =
+    let (exec, run) =
         exec::carry_out(|command, timeout| remote.run(command, timeout), request, streams, &place)
             .await?;
     let cleanup = Cleanup { vm_id: record.vm_id, deleted: false, reason: "vm_kept" };
-    Ok(VmExecOutcome { exec, cleanup })
+    Ok(VmExecOutcome { exec, run_id: run.0, cleanup })
 }
 
 /// Ends a VM's machine, and keeps its disk.

@@ -1,5 +1,7 @@
 //! [`Pyro`], the one value a surface holds.
 
+use std::io::Read;
+
 use pyro_environments::{EnvironmentLease, EnvironmentName, InstalledEnvironment, Store};
 use pyro_supervisor::client::Departures;
 
@@ -13,6 +15,7 @@ use crate::lifecycle::{
     self, CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList,
 };
 use crate::limits::VmId;
+use crate::logs::{self, LogPart, LogRequest, OutputStream, RunList, RunLog};
 use crate::run::{self, Cleanup, RunOutcome, RunRequest};
 use crate::streams::Streams;
 use crate::vm::{self, Vm, VmRequest};
@@ -148,6 +151,35 @@ impl Pyro {
         streams: Streams<'_>,
     ) -> Result<VmExecOutcome, PyroError> {
         lifecycle::exec(self, id, request, streams).await
+    }
+
+    /// The commands of a VM, with what became of them, as far as they are kept: the last 200, and of what
+    /// they wrote 256 MiB, at most 64 MiB of each stream.
+    pub fn list_runs(&self, id: &VmId) -> Result<RunList, PyroError> {
+        logs::list(self, id)
+    }
+
+    /// A part of what a command of a VM wrote, as text. Fails with `invalid_input` where nothing of such a
+    /// run is kept, and where `bytes_max` is not 1 to 1048576.
+    pub fn read_log(&self, id: &VmId, request: &LogRequest) -> Result<LogPart, PyroError> {
+        logs::read(self, id, request)
+    }
+
+    /// All that is kept of a command of a VM, as text.
+    pub fn run_log(&self, id: &VmId, run_id: u32) -> Result<RunLog, PyroError> {
+        logs::whole(self, id, run_id)
+    }
+
+    /// All that is kept of one stream of a command of a VM, as it was written. It can be read after the VM
+    /// is gone.
+    pub fn open_log(
+        &self,
+        id: &VmId,
+        run_id: u32,
+        stream: OutputStream,
+    ) -> Result<impl Read + use<>, PyroError> {
+        logs::run(self, id, run_id)?;
+        logs::output(self, id, run_id, stream, 0)
     }
 
     /// Ends a VM's machine, and keeps what was written. In any state.

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::io;
 
 use pyro_protocol::client::RunEnd;
-use pyro_protocol::run::Stream;
+use pyro_protocol::run::{Stream, TerminalSize};
 use pyro_supervisor::client::{Run, RunEvent};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
 
 use crate::capture::{Capture, CaptureLimit, Captured};
 use crate::{ErrorKind, PyroError};
@@ -19,6 +20,9 @@ pub struct Streams<'a> {
     pub stdin: Option<Box<dyn AsyncRead + Send + Unpin + 'a>>,
     pub stdout: Option<Box<dyn AsyncWrite + Send + Unpin + 'a>>,
     pub stderr: Option<Box<dyn AsyncWrite + Send + Unpin + 'a>>,
+    /// Gives the command a terminal of this size, which follows when the value changes. All that it writes
+    /// comes as standard output then; the input is what is typed.
+    pub terminal: Option<watch::Receiver<TerminalSize>>,
 }
 
 impl std::fmt::Debug for Streams<'_> {
@@ -28,8 +32,15 @@ impl std::fmt::Debug for Streams<'_> {
             .field("stdin", &self.stdin.is_some())
             .field("stdout", &self.stdout.is_some())
             .field("stderr", &self.stderr.is_some())
+            .field("terminal", &self.terminal.is_some())
             .finish()
     }
+}
+
+/// What goes to a command while it runs.
+pub(crate) struct Inputs<'a> {
+    pub(crate) stdin: Option<Box<dyn AsyncRead + Send + Unpin + 'a>>,
+    pub(crate) terminal: Option<watch::Receiver<TerminalSize>>,
 }
 
 /// One output stream: captured, and passed on where somebody watches.
@@ -38,6 +49,8 @@ pub(crate) struct Output<'a> {
     live: Option<Box<dyn AsyncWrite + Send + Unpin + 'a>>,
     /// What whoever watches has not taken yet. The command's credit bounds it.
     pending: VecDeque<u8>,
+    /// Whether what was passed on may still be held back, as standard output holds back what is no whole line.
+    unflushed: bool,
     name: &'static str,
 }
 
@@ -55,7 +68,7 @@ impl<'a> Outputs<'a> {
     ) -> Self {
         let output = |live, name| {
             let pending = VecDeque::new();
-            Output { capture: Capture::new(limit), live, pending, name }
+            Output { capture: Capture::new(limit), live, pending, unflushed: false, name }
         };
         Self { stdout: output(stdout, "standard output"), stderr: output(stderr, "standard error") }
     }
@@ -93,12 +106,19 @@ impl Output<'_> {
     /// Passes on some of what is pending, and returns how much; waits for ever where nothing is.
     /// Cancel-safe.
     pub(crate) async fn pass_on(&mut self) -> Result<usize, PyroError> {
-        let (Some(live), false) = (&mut self.live, self.pending.is_empty()) else {
+        let Some(live) = self.live.as_mut().filter(|_| self.unflushed || !self.pending.is_empty())
+        else {
             return std::future::pending().await;
         };
-        let written = live.write(self.pending.as_slices().0).await;
-        let count = written.map_err(|error| not_passed_on(self.name, &error))?;
+        // Only when there is no more at the moment: a prompt is seen, and a flood is not slowed down.
+        let count = if self.pending.is_empty() {
+            live.flush().await.map(|()| 0)
+        } else {
+            live.write(self.pending.as_slices().0).await
+        };
+        let count = count.map_err(|error| not_passed_on(self.name, &error))?;
         self.pending.drain(..count);
+        self.unflushed = count > 0;
         Ok(count)
     }
 
@@ -132,10 +152,10 @@ fn not_passed_on(name: &str, error: &io::Error) -> PyroError {
 /// Carries bytes until the run ends. Neither output stream waits for the other.
 pub(crate) async fn pump(
     run: &mut Run<'_>,
-    mut stdin: Option<Box<dyn AsyncRead + Send + Unpin + '_>>,
+    inputs: &mut Inputs<'_>,
     outputs: &mut Outputs<'_>,
 ) -> Result<RunEnd, PyroError> {
-    let end = carry(run, &mut stdin, outputs).await;
+    let end = carry(run, inputs, outputs).await;
     // What the command wrote is shown, whatever became of it.
     outputs.flush().await?;
     end
@@ -143,7 +163,7 @@ pub(crate) async fn pump(
 
 async fn carry(
     run: &mut Run<'_>,
-    stdin: &mut Option<Box<dyn AsyncRead + Send + Unpin + '_>>,
+    inputs: &mut Inputs<'_>,
     outputs: &mut Outputs<'_>,
 ) -> Result<RunEnd, PyroError> {
     let mut buffer = vec![0; pyro_protocol::frame::CHUNK_BYTES_MAX];
@@ -157,12 +177,16 @@ async fn carry(
             },
             count = outputs.stdout.pass_on() => (Stream::Stdout, count?),
             count = outputs.stderr.pass_on() => (Stream::Stderr, count?),
-            count = read_some(stdin, &mut buffer[..room]), if room > 0 => {
+            size = new_size(&mut inputs.terminal) => {
+                run.resize(size).map_err(crate::vm::client_failure)?;
+                continue;
+            }
+            count = read_some(&mut inputs.stdin, &mut buffer[..room]), if room > 0 => {
                 // Input that cannot be read has ended: the command shall not wait for more.
                 let count = count.unwrap_or(0);
                 if count == 0 {
                     run.close_stdin();
-                    *stdin = None;
+                    inputs.stdin = None;
                 } else {
                     run.send_stdin(&buffer[..count]);
                 }
@@ -182,4 +206,14 @@ async fn read_some(
         Some(stdin) => stdin.read(buffer).await,
         None => std::future::pending().await,
     }
+}
+
+/// Waits for the terminal to change its size; for ever once nobody can tell.
+async fn new_size(terminal: &mut Option<watch::Receiver<TerminalSize>>) -> TerminalSize {
+    if let Some(terminal) = terminal
+        && terminal.changed().await.is_ok()
+    {
+        return *terminal.borrow_and_update();
+    }
+    std::future::pending().await
 }

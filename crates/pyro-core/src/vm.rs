@@ -112,7 +112,7 @@ impl Vm {
             accelerator: Some(self.accelerator),
         };
         let supervisor = &mut self.supervisor;
-        let outcome = exec::carry_out(
+        let (outcome, _) = exec::carry_out(
             |command, timeout| supervisor.run(command, timeout),
             request,
             streams,
