@@ -54,7 +54,7 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) vm: VmArguments,
     #[command(flatten)]
-    pub(crate) timeout: TimeoutArguments,
+    pub(crate) command: CommandArguments,
     /// Run the command on this host, WITHOUT any boundary, if no VM can be had
     #[arg(long)]
     pub(crate) allow_host_compat: bool,
@@ -84,12 +84,24 @@ pub(crate) struct VmArguments {
     pub(crate) network: bool,
 }
 
-/// How long a command may take.
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct TimeoutArguments {
-    /// End the command after this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, allow_negative_numbers = true, value_parser = number)]
-    pub(crate) timeout_seconds: f64,
+/// How a command is run.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CommandArguments {
+    /// End the command after this many seconds [default: 30; none with --tty]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = number)]
+    pub(crate) timeout_seconds: Option<f64>,
+    /// Set an environment variable of the command; may be given several times
+    #[arg(long, short, value_name = "NAME=VALUE", value_parser = key_and_value)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Start the command in this directory of the guest [default: /root]
+    #[arg(long, short = 'w', visible_alias = "workdir", value_name = "PATH")]
+    pub(crate) cwd: Option<String>,
+    /// Give the command a terminal, for shells and other programs that people talk to
+    #[arg(long, short, conflicts_with = "json")]
+    pub(crate) tty: bool,
+    /// Keep standard input open: it always is, so this is only for fingers that type `-it`
+    #[arg(long, short)]
+    pub(crate) interactive: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -115,10 +127,19 @@ pub(crate) enum VmCommand {
     Exec(ExecArguments),
     /// Show one VM
     Status(VmIdArguments),
+    /// List the commands of a VM, or print what one of them wrote
+    Logs(LogsArguments),
+    /// Show what a VM's network is
+    NetworkInfo(VmIdArguments),
     /// End a VM's machine and its commands; what they wrote is kept
     Stop(VmIdArguments),
     /// End a VM for good
     Delete(VmIdArguments),
+    /// Delete VMs whose time is over, and what killed ones left; both also happen by themselves
+    Reap {
+        #[command(flatten)]
+        output: OutputArguments,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -149,8 +170,30 @@ pub(crate) struct VmIdArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+What a command wrote is kept until its VM is deleted: of each stream the first 64 MiB, of all
+commands of a VM the latest 200 and 256 MiB. Standard output comes on standard output, standard
+error on standard error.
+
+Examples:
+  pyro vm logs $id                    the commands, with their numbers
+  pyro vm logs $id 3 > out 2> err     what the third wrote")]
+pub(crate) struct LogsArguments {
+    /// As printed by `pyro vm create`; see `pyro vm list`
+    pub(crate) id: String,
+    /// The number of a command
+    pub(crate) run: Option<u32>,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
 The command's output is streamed as it comes, its standard input is this one's. The VM goes on
 afterwards; the command ends with this process.
+
+Examples:
+  pyro vm exec -it $id -- bash
+  pyro vm exec -e GREETING=hi -w /tmp $id -- sh -c 'echo $GREETING from $PWD'
 
 Exit codes: the command's own; 124 if it ran out of time; 128 + N if signal N killed it;
 125 if pyro itself could not run it.")]
@@ -158,7 +201,7 @@ pub(crate) struct ExecArguments {
     /// As printed by `pyro vm create`; see `pyro vm list`
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) timeout: TimeoutArguments,
+    pub(crate) command: CommandArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
     /// The command and its arguments, after `--`
@@ -233,7 +276,7 @@ fn whole_number(text: &str) -> Result<i64, String> {
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
-    let parts = text.split_once('=').ok_or("`KEY=VALUE` is needed")?;
+    let parts = text.split_once('=').ok_or("a name, `=` and a value are needed")?;
     Ok((parts.0.to_owned(), parts.1.to_owned()))
 }
 
@@ -258,8 +301,8 @@ mod tests {
         let Command::Run(run) = arguments.command else { panic!("not run") };
         assert_eq!(run.vm.vcpu_count, i64::from(pyro_core::VcpuCount::DEFAULT.get()));
         assert_eq!(run.vm.mem_mib, i64::from(pyro_core::MemoryMib::DEFAULT.get()));
-        let timeout = pyro_core::Timeout::from_seconds(run.timeout.timeout_seconds).unwrap();
-        assert_eq!(timeout, pyro_core::Timeout::DEFAULT);
+        assert_eq!(run.command.timeout_seconds, None);
+        assert_eq!(pyro_core::Timeout::DEFAULT, pyro_core::Timeout::from_seconds(30.0).unwrap());
         let time_to_live = pyro_core::TimeToLive::from_seconds(run.vm.ttl_seconds).unwrap();
         assert_eq!(time_to_live, pyro_core::TimeToLive::DEFAULT);
     }

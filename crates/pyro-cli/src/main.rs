@@ -6,6 +6,8 @@ mod commands;
 
 mod interrupt;
 
+mod lent_terminal;
+
 mod progress;
 
 mod terminal;

@@ -39,7 +39,8 @@ enum Measure {
 
 impl Display {
     pub(crate) fn new(output: OutputArguments) -> Self {
-        let bar = ProgressBar::no_length();
+        // With a style from the start: the default one would be seen for a moment.
+        let bar = ProgressBar::no_length().with_style(style("{spinner}"));
         // Hidden where standard error is no terminal.
         let bar = (!output.quiet && !bar.is_hidden()).then_some(bar);
         Self { output, bar, shown: Mutex::default() }
@@ -126,8 +127,12 @@ fn draw(bar: &ProgressBar, step: &Step) {
             ("{spinner} {wide_msg}", text)
         }
     };
-    bar.set_style(ProgressStyle::with_template(template).expect("the templates are valid"));
+    bar.set_style(style(template));
     bar.set_message(message);
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates are valid")
 }
 
 fn pull_step(progress: &PullProgress) -> Step {

@@ -1,6 +1,6 @@
 //! The only place that prints: data to standard output, everything pyro says itself to standard error.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -40,6 +40,16 @@ pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
 pub(crate) fn say(text: &str) {
     // Where standard error cannot be written, there is no place left to say so.
     write(anstream::stderr(), text).ok();
+}
+
+/// Prints bytes to standard output, as they are.
+pub(crate) fn copy_to_stdout(mut source: impl Read) -> io::Result<()> {
+    copy(&mut source, io::stdout().lock())
+}
+
+/// Prints bytes to standard error, as they are.
+pub(crate) fn copy_to_stderr(mut source: impl Read) -> io::Result<()> {
+    copy(&mut source, io::stderr().lock())
 }
 
 /// The exit code of a command whose last act was to print: `code`, unless that failed.
@@ -126,6 +136,11 @@ struct ErrorObject<'a> {
     message: &'a str,
     causes: &'a [String],
     hints: &'a [String],
+}
+
+fn copy(source: &mut impl Read, mut stream: impl Write) -> io::Result<()> {
+    io::copy(source, &mut stream)?;
+    stream.flush()
 }
 
 fn write(mut stream: impl Write, text: &str) -> io::Result<()> {

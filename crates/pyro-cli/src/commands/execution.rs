@@ -3,19 +3,20 @@
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use pyro_core::{ErrorKind, ExecOutcome, PyroError, Streams};
+use pyro_core::{ErrorKind, ExecOutcome, PyroError, Streams, Timeout};
 use serde::Serialize;
 use tokio::io::AsyncRead;
 
 use super::Ended;
-use crate::arguments::{OutputArguments, TimeoutArguments};
+use crate::arguments::{CommandArguments, OutputArguments};
+use crate::lent_terminal::LentTerminal;
 use crate::terminal::{self, EXIT_CODE_OWN_FAILURE, EXIT_CODE_PIPE};
 
 /// Shows how a command ended; its exit code becomes pyro's.
 pub(super) fn show<T: Serialize>(
     ended: Result<Ended<Result<T, PyroError>>, PyroError>,
     exec: impl Fn(&T) -> &ExecOutcome,
-    timeout: TimeoutArguments,
+    command: &CommandArguments,
     output: OutputArguments,
 ) -> ExitCode {
     match ended {
@@ -27,7 +28,9 @@ pub(super) fn show<T: Serialize>(
                 return terminal::exit_code(printed, code, EXIT_CODE_OWN_FAILURE);
             }
             if *timed_out && !output.quiet {
-                let limit = format!("{} seconds (--timeout-seconds)", timeout.timeout_seconds);
+                let seconds =
+                    command.timeout_seconds.unwrap_or(Timeout::DEFAULT.get().as_secs_f64());
+                let limit = format!("{seconds} seconds (--timeout-seconds)");
                 terminal::say(&format!("pyro: command ended after {limit}\n"));
             }
             code
@@ -44,15 +47,37 @@ pub(super) fn show<T: Serialize>(
     }
 }
 
+/// The user's terminal, if the command is to have it.
+pub(super) fn terminal(command: &CommandArguments) -> Result<Option<LentTerminal>, PyroError> {
+    command.tty.then(LentTerminal::of_this_process).transpose()
+}
+
 /// This process's own streams. With `--json` the output goes into the document only.
-pub(super) fn streams(output: OutputArguments) -> Streams<'static> {
+pub(super) fn streams(
+    output: OutputArguments,
+    terminal: Option<&LentTerminal>,
+) -> Streams<'static> {
+    let terminal = terminal.map(LentTerminal::size);
     if output.json {
-        return Streams { stdin: stdin(), stdout: None, stderr: None };
+        return Streams { stdin: stdin(), terminal, ..Streams::default() };
     }
     Streams {
         stdin: stdin(),
         stdout: Some(Box::new(tokio::io::stdout())),
         stderr: Some(Box::new(tokio::io::stderr())),
+        terminal,
+    }
+}
+
+/// Drives a command to its end. Meanwhile its terminal has the size of the user's.
+pub(super) async fn drive<T>(
+    command: impl Future<Output = T>,
+    terminal: Option<&LentTerminal>,
+) -> T {
+    let Some(terminal) = terminal else { return command.await };
+    tokio::select! {
+        outcome = command => outcome,
+        never = terminal.follow_size() => match never {},
     }
 }
 

@@ -4,6 +4,7 @@ mod doctor;
 mod environment;
 mod execution;
 pub(crate) mod internal;
+mod logs;
 mod requests;
 mod run;
 mod vm;

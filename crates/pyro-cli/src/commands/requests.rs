@@ -1,11 +1,14 @@
 //! From words of the command line to what the core is asked for.
 
+use std::collections::BTreeMap;
+
 use pyro_core::{
-    CAPTURE_BYTES_DEFAULT, CaptureLimit, CommandText, ErrorKind, ExecRequest, MemoryMib, Network,
-    PyroError, TimeToLive, Timeout, VcpuCount, VmRequest, parse_environment,
+    CAPTURE_BYTES_DEFAULT, CaptureLimit, CommandText, Config, ErrorKind, ExecRequest, MemoryMib,
+    Network, PyroError, TimeToLive, Timeout, Variables, VcpuCount, VmRequest, WorkingDirectory,
+    parse_environment,
 };
 
-use crate::arguments::{OutputArguments, TimeoutArguments, VmArguments};
+use crate::arguments::{CommandArguments, OutputArguments, VmArguments};
 
 pub(super) fn vm(environment: &str, arguments: &VmArguments) -> Result<VmRequest, PyroError> {
     Ok(VmRequest {
@@ -20,8 +23,9 @@ pub(super) fn vm(environment: &str, arguments: &VmArguments) -> Result<VmRequest
 /// A command, from its words; `example` is what a whole command line looks like.
 pub(super) fn exec(
     words: &[String],
-    timeout: TimeoutArguments,
+    arguments: &CommandArguments,
     output: OutputArguments,
+    config: &Config,
     example: &str,
 ) -> Result<ExecRequest, PyroError> {
     if words.is_empty() {
@@ -32,10 +36,29 @@ pub(super) fn exec(
         PyroError::from_error(ErrorKind::InvalidInput, &error)
             .context("command cannot be quoted for a shell")
     })?;
+    // In the shell's place: at a terminal a Ctrl-C goes to all that are in front, and a shell that waits in
+    // front of its command would end by it, whatever the command makes of it.
+    let command = if arguments.tty { format!("exec {command}") } else { command };
+    let mut variables: BTreeMap<_, _> = arguments.env.iter().cloned().collect();
+    if let (true, Some(kind)) = (arguments.tty, &config.terminal_type) {
+        variables.entry("TERM".to_owned()).or_insert_with(|| kind.clone());
+    }
+    let cwd = arguments.cwd.as_ref().map(WorkingDirectory::new);
     Ok(ExecRequest {
-        command: CommandText::new(command)?,
-        timeout: Timeout::from_seconds(timeout.timeout_seconds)?,
+        timeout: timeout(arguments)?,
         // What is streamed need not be kept.
         capture: if output.json { CAPTURE_BYTES_DEFAULT } else { CaptureLimit(0) },
+        variables: Variables::new(variables)?,
+        working_directory: cwd.transpose()?,
+        ..ExecRequest::new(CommandText::new(command)?)
     })
+}
+
+fn timeout(arguments: &CommandArguments) -> Result<Timeout, PyroError> {
+    match arguments.timeout_seconds {
+        Some(seconds) => Timeout::from_seconds(seconds),
+        // People think for as long as they like; the VM's time to live is the limit.
+        None if arguments.tty => Ok(Timeout::MAX),
+        None => Ok(Timeout::DEFAULT),
+    }
 }

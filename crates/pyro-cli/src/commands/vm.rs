@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::process::ExitCode;
 
 use pyro_core::{
-    Cleanup, CreateRequest, HostCompat, Metadata, Progress, Pyro, PyroError, VmExecOutcome, VmId,
-    VmInfo, VmList,
+    Cleanup, CreateRequest, HostCompat, Metadata, NetworkInfo, Progress, Pyro, PyroError,
+    ReapReport, VmExecOutcome, VmId, VmInfo, VmList,
 };
 use serde::Serialize;
 
-use super::{Ended, execution, requests, show};
+use super::{Ended, execution, logs, requests, show};
 use crate::arguments::{CreateArguments, ExecArguments, OutputArguments, VmCommand};
 use crate::progress::Display;
 use crate::terminal::BOLD;
@@ -27,6 +27,13 @@ pub(crate) fn execute(command: VmCommand) -> ExitCode {
         VmCommand::Exec(arguments) => exec(&arguments),
         VmCommand::Status(vm) => {
             with_vm(vm.output, &vm.id, async |pyro, id| pyro.status_vm(id), info_text)
+        }
+        VmCommand::Logs(arguments) => logs::logs(&arguments),
+        VmCommand::NetworkInfo(vm) => {
+            with_vm(vm.output, &vm.id, async |pyro, id| pyro.network_info_vm(id), network_text)
+        }
+        VmCommand::Reap { output } => {
+            with_pyro(output, async |pyro| pyro.reap_expired().await, reap_text)
         }
         VmCommand::Stop(vm) => {
             with_vm(vm.output, &vm.id, async |pyro, id| pyro.stop_vm(id).await, info_line)
@@ -85,7 +92,7 @@ fn exec(arguments: &ExecArguments) -> ExitCode {
     execution::show(
         exec_until_interrupted(arguments),
         |outcome| &outcome.exec,
-        arguments.timeout,
+        &arguments.command,
         arguments.output,
     )
 }
@@ -94,11 +101,19 @@ fn exec_until_interrupted(
     arguments: &ExecArguments,
 ) -> Result<Ended<Result<VmExecOutcome, PyroError>>, PyroError> {
     const EXAMPLE: &str = "pyro vm exec ID -- git --version";
-    let output = arguments.output;
-    let request = requests::exec(&arguments.words, arguments.timeout, output, EXAMPLE)?;
-    let id = VmId::new(&arguments.id)?;
+    let ExecArguments { id, words, command, output } = arguments;
     let pyro = super::pyro(None)?;
-    let work = async { pyro.exec_vm(&id, request, execution::streams(output)).await };
+    let request = requests::exec(words, command, *output, pyro.config(), EXAMPLE)?;
+    let id = VmId::new(id)?;
+    let terminal = execution::terminal(command)?;
+    let terminal = terminal.as_ref();
+    let work = async {
+        let streams = execution::streams(*output, terminal);
+        if let Some(terminal) = terminal {
+            terminal.lend();
+        }
+        execution::drive(pyro.exec_vm(&id, request, streams), terminal).await
+    };
     super::block_on(super::until_interrupted(&pyro, work))
 }
 
@@ -165,6 +180,16 @@ fn info_text(vm: &VmInfo) -> String {
         field("metadata", &format!("{name}={value}"));
     }
     text
+}
+
+fn network_text(network: &NetworkInfo) -> String {
+    let state = if network.network_enabled { "has a network" } else { "has no network" };
+    format!("{} {state}: {}\n", network.vm_id, network.reason)
+}
+
+fn reap_text(report: &ReapReport) -> String {
+    let deleted = report.deleted_vm_ids.iter().map(|id| format!("{id} is deleted\n"));
+    deleted.collect::<String>() + &format!("{} VMs deleted\n", report.count)
 }
 
 fn deleted_text(vm: &Cleanup) -> String {

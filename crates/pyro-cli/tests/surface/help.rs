@@ -20,6 +20,9 @@ fn help_of_every_command_is_the_golden_one() {
     assert_help(&["vm", "start"], include_str!("golden/vm-start.txt"));
     assert_help(&["vm", "exec"], include_str!("golden/vm-exec.txt"));
     assert_help(&["vm", "status"], include_str!("golden/vm-status.txt"));
+    assert_help(&["vm", "logs"], include_str!("golden/vm-logs.txt"));
+    assert_help(&["vm", "network-info"], include_str!("golden/vm-network-info.txt"));
+    assert_help(&["vm", "reap"], include_str!("golden/vm-reap.txt"));
     assert_help(&["vm", "stop"], include_str!("golden/vm-stop.txt"));
     assert_help(&["vm", "delete"], include_str!("golden/vm-delete.txt"));
     assert_help(&["env"], include_str!("golden/env.txt"));

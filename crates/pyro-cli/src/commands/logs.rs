@@ -1,0 +1,95 @@
+//! `pyro vm logs`.
+
+use std::process::ExitCode;
+
+use pyro_core::{OutputStream, PyroError, RunInfo, RunList, RunState, VmId};
+
+use super::show;
+use crate::arguments::LogsArguments;
+use crate::terminal::{self, BOLD};
+
+/// Of a command's text, so that a line stays one.
+const COMMAND_CHARACTERS_MAX: usize = 60;
+
+pub(crate) fn logs(arguments: &LogsArguments) -> ExitCode {
+    let output = arguments.output;
+    match (arguments.run, output.json) {
+        (None, _) => show(output, list(&arguments.id), list_text),
+        (Some(run), true) => {
+            let log = VmId::new(&arguments.id).and_then(|id| super::pyro(None)?.run_log(&id, run));
+            show(output, log, |_| String::new())
+        }
+        (Some(run), false) => match print(&arguments.id, run) {
+            Ok(printed) => terminal::exit_code(printed, ExitCode::SUCCESS, 1),
+            Err(failure) => {
+                terminal::fail(&failure, false);
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn list(id: &str) -> Result<RunList, PyroError> {
+    let id = VmId::new(id)?;
+    super::pyro(None)?.list_runs(&id)
+}
+
+/// Prints what a command wrote, as it was written.
+fn print(id: &str, run: u32) -> Result<std::io::Result<()>, PyroError> {
+    let id = VmId::new(id)?;
+    let pyro = super::pyro(None)?;
+    let info = pyro.list_runs(&id)?.runs.into_iter().find(|info| info.run_id == run);
+    let stdout = pyro.open_log(&id, run, OutputStream::Stdout)?;
+    let stderr = pyro.open_log(&id, run, OutputStream::Stderr)?;
+    let printed = terminal::copy_to_stdout(stdout).and_then(|()| terminal::copy_to_stderr(stderr));
+    if let Some(info) = info {
+        missing("output", info.stdout_bytes, info.stdout_kept_bytes);
+        missing("error output", info.stderr_bytes, info.stderr_kept_bytes);
+    }
+    Ok(printed)
+}
+
+fn missing(what: &str, written: Option<u64>, kept: u64) {
+    if let Some(written) = written.filter(|&written| written > kept) {
+        terminal::say(&format!("pyro: of {written} bytes of {what} the first {kept} are kept\n"));
+    }
+}
+
+fn list_text(list: &RunList) -> String {
+    let head = ("RUN", "STATE", "EXIT", "STDOUT", "STDERR");
+    let mut text = format!(
+        "{BOLD}{:>4}  {:<8} {:>4} {:>10} {:>10}  COMMAND{BOLD:#}\n",
+        head.0, head.1, head.2, head.3, head.4
+    );
+    for run in &list.runs {
+        let exit = run.exit_code.map(|code| code.to_string()).unwrap_or_default();
+        text += &format!(
+            "{:>4}  {:<8} {exit:>4} {:>10} {:>10}  {}\n",
+            run.run_id,
+            state(run),
+            run.stdout_bytes.unwrap_or(run.stdout_kept_bytes),
+            run.stderr_bytes.unwrap_or(run.stderr_kept_bytes),
+            short(&run.command)
+        );
+    }
+    text
+}
+
+fn state(run: &RunInfo) -> &'static str {
+    match run.state {
+        RunState::Running => "running",
+        RunState::Ended if run.timed_out => "time-out",
+        RunState::Ended => "ended",
+        RunState::Failed => "failed",
+    }
+}
+
+/// One line of a command, cut where it is long.
+fn short(command: &str) -> String {
+    let line = command.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line: String = line.chars().filter(|character| !character.is_control()).collect();
+    match line.char_indices().nth(COMMAND_CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
