@@ -153,6 +153,11 @@ impl Running {
         self.stderr.wait_for(text, DEADLINE);
     }
 
+    /// What came on standard output until now.
+    pub fn stdout_so_far(&self) -> Vec<u8> {
+        self.stdout.so_far()
+    }
+
     /// Writes to the input.
     pub fn send(&mut self, text: &str) {
         self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();

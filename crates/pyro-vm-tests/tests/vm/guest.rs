@@ -15,6 +15,24 @@ fn on_every_accelerator(options: &[&str], script: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_command_gets_the_variables_and_the_directory_that_were_asked_for() {
+    let host = Host::new();
+    let script = "echo $GREETING from $PWD, $HOME; printf %s \"$EMPTY\" | wc -c";
+    let options = ["-e", "GREETING=hi = there", "--env", "EMPTY=", "--cwd", "/tmp"];
+    let outcome = host.run(&options, &["sh", "-c", script]).outcome();
+    assert_eq!(outcome.success(), "hi = there from /tmp, /root\n0\n");
+    let error = host.run(&["--json", "-w", "/nowhere"], &["true"]).outcome().json_error();
+    assert_eq!(
+        (error["code"].as_str(), error["message"].as_str()),
+        (Some("invalid_input"), Some("cannot start the command"))
+    );
+    let cause = error["causes"][0].as_str().unwrap();
+    assert!(cause.starts_with("cannot enter the working directory `/nowhere`"), "{cause}");
+    let error = host.run(&["--json", "-w", "tmp"], &["true"]).outcome().json_error();
+    assert_eq!(error["message"], "cwd must be an absolute path without a NUL byte, not \"tmp\"");
+}
+
+#[test]
 fn the_guest_runs_a_kernel_of_its_own() {
     let host = fs_err::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     for guest in on_every_accelerator(&[], "uname -r") {

@@ -41,6 +41,19 @@ fn on_the_host_a_time_out_ends_the_command_as_well() {
 }
 
 #[test]
+fn on_the_host_a_command_gets_its_variables_and_its_directory() {
+    let host = Host::new();
+    let run = |options: &[&str]| {
+        let options = [&["--allow-host-compat"], options].concat();
+        host.run(&options, &["sh", "-c", "echo $GREETING from $PWD"])
+    };
+    let outcome = without_qemu(run(&["-e", "GREETING=hi", "-w", "/tmp"]), &host).outcome();
+    assert_eq!(outcome.success(), "hi from /tmp\n");
+    let outcome = without_qemu(run(&["--json", "-w", "/nowhere"]), &host).outcome();
+    assert_eq!(outcome.json_error()["message"], "cannot start the command on the host");
+}
+
+#[test]
 fn without_permission_nothing_runs_on_the_host() {
     let host = Host::new();
     let trace = host.directory().join("trace");

@@ -65,6 +65,7 @@ fn pyro(host: &Host) -> Pyro {
         mirrors: Vec::new(),
         proxy: None,
         tool_path: "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into(),
+        terminal_type: None,
     })
 }
 
@@ -81,9 +82,9 @@ async fn start(pyro: &Pyro) -> Vm {
 
 fn request(command: &str) -> ExecRequest {
     ExecRequest {
-        command: CommandText::new(command).unwrap(),
         timeout: Timeout::from_seconds(600.0).unwrap(),
         capture: CaptureLimit(4096),
+        ..ExecRequest::new(CommandText::new(command).unwrap())
     }
 }
 

@@ -16,6 +16,10 @@ mod live;
 
 mod lifecycle;
 
+mod logs;
+
+mod terminal;
+
 mod hostile;
 
 mod hostile_agent;

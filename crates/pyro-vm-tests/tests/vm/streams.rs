@@ -23,6 +23,16 @@ fn output_and_input_pass_while_the_command_runs() {
 }
 
 #[test]
+fn a_prompt_is_seen_before_its_line_is_whole() {
+    let host = Host::new();
+    let mut running =
+        host.run(&[], &["sh", "-c", "printf 'name? '; read name; echo hi $name"]).start();
+    running.wait_for_stdout("name? ");
+    running.send("ada\n");
+    assert_eq!(running.outcome().success(), "name? hi ada\n");
+}
+
+#[test]
 fn the_end_of_the_input_reaches_the_command() {
     let host = Host::new();
     let outcome = host.run(&[], &["wc", "-c"]).outcome_with_input(b"hello".to_vec());
