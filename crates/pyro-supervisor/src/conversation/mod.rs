@@ -13,16 +13,18 @@
 //!                      └──── no Exited within the grace ─────► VM destroyed, Ended all the same
 //! ```
 
+mod run;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pyro_protocol::client::{EndReason, FromSupervisor, RunEnd, ToSupervisor};
-use pyro_protocol::credit::Credit;
 use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_protocol::frame::{Frame, FrameKind, decode_message, encode_chunk, encode_message};
 use pyro_protocol::guest::{FromGuest, ToGuest};
-use pyro_protocol::run::{ExitStatus, RunId, Stream};
+use pyro_protocol::run::{ExitStatus, RunId};
 
+use self::run::{Progress, Run, RunState};
 use crate::fault::{ClientFault, GuestFault};
 use crate::untrusted::text;
 
@@ -66,34 +68,6 @@ pub(crate) enum Note {
     Began { run: RunId, command: String },
     Ended(RunEnd),
     Failed { run: RunId, reason: String },
-}
-
-#[derive(Debug)]
-struct Run {
-    client: ClientId,
-    /// The number that its client knows.
-    number: RunId,
-    /// Whether the agent says that the command is being executed.
-    progress: Progress,
-    state: RunState,
-    started: Instant,
-    /// When the present state has lasted too long.
-    deadline: Instant,
-    stdin: Credit,
-    stdout: Credit,
-    stderr: Credit,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Requested,
-    Started,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RunState {
-    Running,
-    Ending(EndReason),
 }
 
 impl Conversation {
@@ -317,41 +291,6 @@ impl Conversation {
     }
 }
 
-impl Run {
-    fn new(client: ClientId, number: RunId, now: Instant, timeout: Duration) -> Self {
-        Self {
-            client,
-            number,
-            progress: Progress::Requested,
-            state: RunState::Running,
-            started: now,
-            deadline: now + timeout.min(WAIT_MAX),
-            stdin: Credit::WINDOW,
-            stdout: Credit::WINDOW,
-            stderr: Credit::WINDOW,
-        }
-    }
-
-    fn end(&mut self, id: RunId, reason: EndReason, now: Instant) -> Outgoing {
-        self.state = RunState::Ending(reason);
-        self.deadline = now + KILL_GRACE;
-        to_guest(&ToGuest::Kill { run: id })
-    }
-
-    /// Tells its client something about it, by the number that the client knows.
-    fn tell(&self, message: impl FnOnce(RunId) -> FromSupervisor) -> Outgoing {
-        let frame = encode_message(&message(self.number));
-        Outgoing::ToClient(self.client, frame.expect("what the guest adds to it is cut short"))
-    }
-
-    fn output_credit(&mut self, stream: Stream) -> &mut Credit {
-        match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-        }
-    }
-}
-
 /// A status becomes an exit code, and must not leave the range of one.
 fn check_signal(status: ExitStatus) -> Result<(), GuestFault> {
     match status {
@@ -371,7 +310,7 @@ mod tests {
     use proptest::prelude::*;
     use pyro_protocol::credit::WINDOW_BYTES;
     use pyro_protocol::frame::CHUNK_BYTES_MAX;
-    use pyro_protocol::run::{Command, Stdin};
+    use pyro_protocol::run::{Command, Stdin, Stream};
 
     use super::*;
 
