@@ -16,6 +16,11 @@ use crate::link::Link;
 /// From a connection to its greeting.
 const GREETING_DEADLINE: Duration = Duration::from_secs(10);
 
+/// For clients to read what they were told last, when the VM is gone. One that reads slowly may be a pager
+/// with somebody in front of it, and what waits for it is small; but one that was stopped and forgotten must
+/// not keep a process for ever.
+const FAREWELL_DEADLINE: Duration = Duration::from_mins(10);
+
 /// Frames of all clients that wait to be looked at; a client that sends more waits.
 const WAITING_FRAMES_MAX: usize = 16;
 
@@ -94,13 +99,14 @@ impl Clients {
         self.send(client, encode_message(message).expect("messages to clients are short"));
     }
 
-    /// Waits until everybody has read what was sent, or left. No deadline: a client that reads slowly
-    /// wants its outcome, and nothing else is held for it any more.
+    /// Waits until everybody has read what was sent, or left, or had [`FAREWELL_DEADLINE`] for it.
     pub(crate) async fn farewell(mut self) {
         self.outgoing.clear();
         // Nobody listens any more, so nobody must wait to be heard.
         self.said.close();
-        while self.tasks.join_next().await.is_some() {}
+        let parted = async { while self.tasks.join_next().await.is_some() {} };
+        // Whoever has not read by then finds its connection closed.
+        tokio::time::timeout(FAREWELL_DEADLINE, parted).await.ok();
     }
 
     fn newcomer(&mut self) -> (ClientId, mpsc::UnboundedReceiver<Vec<u8>>) {
@@ -149,4 +155,55 @@ async fn attend(
 async fn leave(id: ClientId, sayer: &mpsc::Sender<(ClientId, Said)>) {
     // Where nobody listens any more, nobody needs to know.
     sayer.send((id, Said::Left)).await.ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use pyro_protocol::frame::{FrameKind, encode_chunk};
+    use pyro_protocol::run::{RunId, Stream};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// More than the kernel holds for a reader.
+    const CHUNKS: u32 = 2000;
+
+    /// Somebody who is connected, and has more to read than the kernel holds.
+    async fn with_much_to_read() -> (Clients, Link) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (client, link) = tokio::join!(Link::call(theirs, [3; 16]), async {
+            let mut link = Link::answer(ours).await.unwrap();
+            link.flush().await.unwrap();
+            link
+        });
+        let mut clients = Clients::new();
+        let id = clients.admit(link);
+        let chunk = encode_chunk(FrameKind::Output(Stream::Stdout), RunId(1), &[7; 1024]).unwrap();
+        for _ in 0..CHUNKS {
+            clients.send(id, chunk.clone());
+        }
+        (clients, client.unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_not_waited_for_for_ever() {
+        let (clients, _deaf) = with_much_to_read().await;
+        let began = Instant::now();
+        clients.farewell().await;
+        let waited = began.elapsed();
+        // The clock of tokio's timers goes in milliseconds.
+        assert!(waited.abs_diff(FAREWELL_DEADLINE) < Duration::from_millis(5), "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_reads_gets_everything_before_the_end() {
+        let (clients, mut client) = with_much_to_read().await;
+        let read = async {
+            for _ in 0..CHUNKS {
+                client.next_frame().await.unwrap();
+            }
+            client.next_frame().await.unwrap_err()
+        };
+        tokio::join!(clients.farewell(), read);
+    }
 }
