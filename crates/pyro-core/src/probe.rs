@@ -108,8 +108,28 @@ fn remembered<T: DeserializeOwned>(memory: &Path) -> Option<T> {
 fn remember(memory: &Path, value: &impl Serialize) -> io::Result<()> {
     let directory = memory.parent().expect("a file in the cache directory");
     fs_err::create_dir_all(directory)?;
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    serde_json::to_writer(&mut file, value)?;
-    file.persist(memory)?;
-    Ok(())
+    // In place, because a file that is renamed afterwards stays where this process is killed before.
+    // Whoever reads half of an answer asks anew.
+    fs_err::write(memory, serde_json::to_vec(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_takes_the_place_of_another_without_a_further_file() {
+        let cache = tempfile::tempdir().unwrap();
+        let memory = cache.path().join("cache/answer");
+        remember(&memory, &"a long answer").unwrap();
+        let before = fs_err::metadata(&memory).unwrap().ino();
+        remember(&memory, &"short").unwrap();
+        assert_eq!(remembered::<String>(&memory).unwrap(), "short");
+        // A rename would have come by way of another name.
+        assert_eq!(fs_err::metadata(&memory).unwrap().ino(), before);
+        fs_err::write(&memory, "\"sho").unwrap();
+        assert_eq!(remembered::<String>(&memory), None);
+    }
 }

@@ -6,9 +6,9 @@
 //! the memory, and the file points nowhere, which is found out by looking.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
 use super::store::Template;
@@ -20,8 +20,8 @@ use crate::packed::UnpackError;
 /// waits for a process that is stopped, and is better off with a copy of its own.
 const FILLING_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The longest text in the file `holder`.
-const HOLDER_BYTES_MAX: usize = 64;
+/// The length of the file `holder`: a line, filled up with spaces.
+const HOLDER_BYTES: usize = 64;
 
 const HOLDER: &str = "holder";
 
@@ -102,7 +102,7 @@ async fn lock(template: &Template) -> Option<File> {
 
 fn holder(template: &Template) -> Option<Holder> {
     let holder = fs_err::read_to_string(template.directory.join(HOLDER)).ok()?;
-    if holder.len() > HOLDER_BYTES_MAX {
+    if holder.len() > HOLDER_BYTES {
         return None;
     }
     let mut words = holder.split_whitespace();
@@ -114,8 +114,34 @@ fn holder(template: &Template) -> Option<Holder> {
 
 fn become_holder(template: &Template, memory: BorrowedFd<'_>) -> io::Result<()> {
     let Holder { pid, started, fd } = Holder::this_process(memory)?;
-    let mut file = tempfile::NamedTempFile::new_in(&template.directory)?;
-    write!(file, "{pid} {started} {fd}")?;
-    file.persist(template.directory.join(HOLDER))?;
-    Ok(())
+    let holder = format!("{:<HOLDER_BYTES$}", format!("{pid} {started} {fd}"));
+    // In place, because a file that is renamed afterwards stays where this process is killed before.
+    // Whoever reads half of one and half of another finds no such process.
+    let mut options = fs_err::OpenOptions::new();
+    let file =
+        options.write(true).create(true).truncate(false).open(template.directory.join(HOLDER))?;
+    file.file().write_all_at(holder.as_bytes(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::TemplateKey;
+    use super::super::store::tests::{make, store};
+    use super::*;
+
+    #[test]
+    fn a_holder_takes_the_place_of_another_without_a_further_file() {
+        let (_directory, store) = store();
+        let key = TemplateKey::for_test('a');
+        make(&store, &key);
+        let template = store.open(&key).unwrap().unwrap();
+        let path = template.directory.join(HOLDER);
+        fs_err::write(&path, "1 2 3 and whatever else there was").unwrap();
+        let before = fs_err::metadata(&path).unwrap().ino();
+        become_holder(&template, template.memory.as_fd()).unwrap();
+        // A rename would have come by way of another name.
+        assert_eq!(fs_err::metadata(&path).unwrap().ino(), before);
+        let found = holder(&template).unwrap();
+        assert_eq!((found.pid, found.fd), (std::process::id(), template.memory.as_raw_fd()));
+    }
 }
