@@ -131,9 +131,10 @@ impl LockedVms<'_> {
             let Some(id) = name.to_str().and_then(|name| VmId::new(name).ok()) else { continue };
             match remote::look(&self.vms.directory(&id)) {
                 Ok(Presence::Living(record)) => census.living.push(*record),
-                // Its maker was killed before it had made the lock, or its supervisor is removing it.
+                // Its maker was killed before it had made the lock, or somebody removes it, or was killed
+                // then. Nobody makes one at this moment.
                 Ok(Presence::Nobody) => {
-                    fs_err::remove_dir(self.vms.directory(&id)).ok();
+                    fs_err::remove_dir_all(self.vms.directory(&id)).ok();
                 }
                 Ok(Presence::Dead(remains)) => {
                     if remains.remove().is_ok() {
@@ -240,6 +241,9 @@ mod tests {
         drop(room.lock);
         // A maker that was killed before it had made the lock.
         fs_err::create_dir(vms.directory(&id("00000000000a"))).unwrap();
+        // A supervisor that was killed when it had removed its lock, and not yet the rest.
+        fs_err::create_dir(vms.directory(&id("00000000000b"))).unwrap();
+        write_record(&vms.directory(&id("00000000000b")), since_epoch());
         // What is none of ours is left alone.
         fs_err::write(parent.path().join("notes"), "").unwrap();
         let census = locked.census().unwrap();
