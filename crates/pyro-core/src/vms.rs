@@ -87,6 +87,7 @@ impl VmsDirectory {
 
     /// Counts who lives there, and removes what was left by supervisors that were killed.
     pub(crate) async fn census(&self) -> Result<Census, PyroError> {
+        pyro_qemu::confinement::delete_abandoned_groups();
         match self.lock().await? {
             Some(locked) => locked.census(),
             None => Ok(Census::default()),

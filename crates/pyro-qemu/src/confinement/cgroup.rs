@@ -4,10 +4,11 @@
 //! the first version of the interface that is root; in the second a group with processes in it has no
 //! limited groups below, so it is whoever runs in the root of a tree that was delegated.
 //!
-//! A group is a directory and outlives whoever made it. One whose maker is gone is deleted by the next
-//! that makes one.
+//! A group is a directory and outlives whoever made it. One whose maker was killed is deleted by the next
+//! that makes one, or by [`delete_abandoned_groups`].
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -53,15 +54,31 @@ enum Version {
     Two,
 }
 
+/// The groups of this user, where this process would make its own, whose makers were killed.
+pub fn abandoned_groups() -> Vec<PathBuf> {
+    let own_user = rustix::process::geteuid().as_raw();
+    let is_own = |path: &PathBuf| fs_err::metadata(path).is_ok_and(|it| it.uid() == own_user);
+    // Their QEMU is about to die.
+    let is_empty = |path: &PathBuf| {
+        fs_err::read_to_string(path.join("cgroup.procs")).is_ok_and(|found| found.is_empty())
+    };
+    let abandoned = own_places().into_iter().flat_map(|place| place.abandoned());
+    abandoned.filter(|path| is_own(path) && is_empty(path)).collect()
+}
+
+/// Deletes them. What cannot be deleted is left to whoever comes next.
+pub fn delete_abandoned_groups() {
+    for place in own_places() {
+        place.delete_abandoned();
+    }
+}
+
 impl ControlGroup {
     /// Puts a process, and all that it starts, into a group with limits; into none where that is not
     /// permitted. For a machine with this much memory.
     pub(crate) fn enclose(process: Pid, memory_mib: u32) -> Self {
-        let [own, mounts] = ["cgroup", "mountinfo"]
-            .map(|name| fs_err::read_to_string(Path::new("/proc/self").join(name)));
-        let places = places(&own.unwrap_or_default(), &mounts.unwrap_or_default());
         let mut group = Self { limited: Vec::new(), directories: Vec::new() };
-        for place in places {
+        for place in own_places() {
             place.delete_abandoned();
             // Limits on the process itself hold as well; these go beyond where they can.
             if let Ok(limited) = group.enclose_at(&place, process, memory_mib) {
@@ -138,14 +155,36 @@ impl Place {
 
     /// Deletes groups whose makers are gone. The kernel keeps those that still have a process.
     fn delete_abandoned(&self) {
-        for entry in fs_err::read_dir(&self.directory).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-            if maker.is_some_and(|maker| !Path::new("/proc").join(maker).exists()) {
-                fs_err::remove_dir(entry.path()).ok();
-            }
+        for path in self.abandoned() {
+            fs_err::remove_dir(path).ok();
         }
     }
+
+    /// Groups whose makers are gone.
+    fn abandoned(&self) -> Vec<PathBuf> {
+        let entries = fs_err::read_dir(&self.directory).into_iter().flatten().flatten();
+        let is_abandoned = |entry: &fs_err::DirEntry| {
+            let name = entry.file_name();
+            let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+            maker.is_some_and(|maker| !lives(maker))
+        };
+        entries.filter(is_abandoned).map(|entry| entry.path()).collect()
+    }
+}
+
+/// Whether a process of this number lives. In a container nobody may ever collect a dead one.
+fn lives(process: &str) -> bool {
+    let stat = fs_err::read_to_string(Path::new("/proc").join(process).join("stat"));
+    // Its name may hold anything, and its state follows (`proc_pid_stat(5)`).
+    let state = |stat: &str| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    stat.is_ok_and(|stat| !matches!(state(&stat), Some('Z' | 'X')))
+}
+
+/// Where this process may make groups.
+fn own_places() -> Vec<Place> {
+    let [own, mounts] = ["cgroup", "mountinfo"]
+        .map(|name| fs_err::read_to_string(Path::new("/proc/self").join(name)));
+    places(&own.unwrap_or_default(), &mounts.unwrap_or_default())
 }
 
 /// Where groups may be made, by what `/proc/self/cgroup` and `/proc/self/mountinfo` say.
@@ -219,6 +258,21 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_nobody_collects_does_not_live() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let number = child.id().to_string();
+        assert!(lives(&number));
+        child.kill().unwrap();
+        let ended = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        let id = rustix::process::WaitId::Pid(Pid::from_child(&child));
+        rustix::process::waitid(id, ended).unwrap();
+        assert!(Path::new("/proc").join(&number).exists());
+        assert!(!lives(&number));
+        child.wait().unwrap();
+        assert!(!lives(&number));
+    }
+
+    #[test]
     fn a_group_is_gone_with_its_process_and_an_abandoned_one_with_the_next() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let group = ControlGroup::enclose(Pid::from_child(&child), 1024);
@@ -227,8 +281,16 @@ mod tests {
         assert_eq!(of_child.contains("/pyro-"), !group.limited().is_empty(), "{of_child}");
         let directories = group.directories.clone();
         for directory in &directories {
+            let abandoned = directory.with_file_name("pyro-4194305-1");
+            fs_err::create_dir(&abandoned).unwrap();
+            delete_abandoned_groups();
+            assert!(!abandoned.exists());
             let abandoned = directory.with_file_name("pyro-4194305-0");
             fs_err::create_dir(&abandoned).unwrap();
+            let found = abandoned_groups();
+            // Another test may have deleted it in between.
+            assert!(found.contains(&abandoned) || !abandoned.exists(), "{found:?}");
+            assert!(!found.contains(directory), "its maker lives");
             drop(ControlGroup::enclose(Pid::from_child(&child), 1024));
             assert!(!abandoned.exists());
         }

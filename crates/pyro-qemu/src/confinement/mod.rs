@@ -14,7 +14,7 @@ mod limits;
 mod tree;
 
 pub(crate) use self::cgroup::ControlGroup;
-pub use self::cgroup::Controller;
+pub use self::cgroup::{Controller, abandoned_groups, delete_abandoned_groups};
 pub(crate) use self::landlock::Landlock;
 pub(crate) use self::limits::Limits;
 pub(crate) use self::tree::Tree;
