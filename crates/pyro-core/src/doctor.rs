@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::confinement::{self, ConfinementReport};
 use crate::environments::{self, EnvironmentEntry};
+use crate::leftovers::{self, Leftover};
 use crate::vm::QEMU_PACKAGE;
 use crate::{PyroError, accelerator};
 
@@ -30,6 +31,8 @@ pub struct DoctorReport {
     pub runtime_ok: bool,
     /// What is wrong, each with its remedy.
     pub issues: Vec<String>,
+    /// What killed processes have left. It does no harm.
+    pub leftovers: Vec<Leftover>,
     pub kvm: KvmProbe,
     /// What keeps QEMU in; `None` where QEMU does not start, or not confined as required.
     pub confinement: Option<ConfinementReport>,
@@ -92,6 +95,7 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
         let damage = entry.damage.as_ref()?;
         Some(format!("`{0}` is damaged: {damage}; repair it with `pyro env pull {0}`", entry.name))
     }));
+    let leftovers = note(leftovers::find(config, store).await, &mut issues).unwrap_or_default();
     let can_boot = accelerator.is_some()
         && qemu_version.is_some()
         && confinement.is_some()
@@ -99,6 +103,7 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
     DoctorReport {
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
         runtime_ok: can_boot,
+        leftovers,
         kvm: probe,
         confinement,
         networking: NetworkingReport {

@@ -38,6 +38,8 @@ mod capture;
 
 mod host_compat;
 
+mod leftovers;
+
 mod doctor;
 
 pub use pyro_environments::{Artefact, PruneScope, PullMode, PullProgress};
@@ -63,6 +65,7 @@ pub use self::environments::{
     EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,
 };
 pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
+pub use self::leftovers::{Leftover, LeftoverKind};
 pub use self::lifecycle::{CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList};
 pub use self::limits::{ActiveVmsMax, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount, VmId};
 pub use self::logs::{LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog, RunState};

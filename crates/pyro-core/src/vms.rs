@@ -4,7 +4,7 @@
 //! its own: `pyro-supervisor` says what is in there. The lock of the whole is the directory itself. Whoever
 //! makes a VM or removes what is left of one holds it, so that VMs are counted right.
 
-use std::fs::TryLockError;
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind as IoErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -33,7 +33,7 @@ pub(crate) struct VmsDirectory {
 #[derive(Debug)]
 pub(crate) struct LockedVms<'a> {
     vms: &'a VmsDirectory,
-    _lock: std::fs::File,
+    _lock: File,
 }
 
 /// Everybody who lives there, and whose remains were removed.
@@ -63,6 +63,14 @@ impl VmsDirectory {
 
     /// Locks the directory; `None` where there is none.
     pub(crate) async fn lock(&self) -> Result<Option<LockedVms<'_>>, PyroError> {
+        let lock = self.lock_by(File::try_lock).await?;
+        Ok(lock.map(|lock| LockedVms { vms: self, _lock: lock }))
+    }
+
+    async fn lock_by(
+        &self,
+        try_lock: impl Fn(&File) -> Result<(), TryLockError>,
+    ) -> Result<Option<File>, PyroError> {
         let lock = match fs_err::File::open(&self.path) {
             Ok(lock) => lock.into_parts().0,
             Err(error) if error.kind() == IoErrorKind::NotFound => return Ok(None),
@@ -70,8 +78,8 @@ impl VmsDirectory {
         };
         let until = Instant::now() + LOCK_DEADLINE;
         loop {
-            match lock.try_lock() {
-                Ok(()) => return Ok(Some(LockedVms { vms: self, _lock: lock })),
+            match try_lock(&lock) {
+                Ok(()) => return Ok(Some(lock)),
                 Err(TryLockError::Error(error)) => return Err(self.unusable(&error)),
                 Err(TryLockError::WouldBlock) if Instant::now() < until => {
                     tokio::time::sleep(LOCK_INTERVAL).await;
@@ -92,6 +100,40 @@ impl VmsDirectory {
             Some(locked) => locked.census(),
             None => Ok(Census::default()),
         }
+    }
+
+    /// The directories that were left by processes that were killed. A [`census`](Self::census) removes
+    /// them.
+    pub(crate) async fn abandoned(&self) -> Result<Vec<PathBuf>, PyroError> {
+        // Shared: others may look, but nobody makes a VM or removes what is left of one.
+        let Some(_lock) = self.lock_by(File::try_lock_shared).await? else { return Ok(Vec::new()) };
+        let mut abandoned = Vec::new();
+        for id in self.ids()? {
+            let directory = self.directory(&id);
+            match self.look(&id)? {
+                // A supervisor that ends may have removed it by now.
+                Presence::Nobody | Presence::Dead(_) if directory.exists() => {
+                    abandoned.push(directory);
+                }
+                Presence::Nobody
+                | Presence::Dead(_)
+                | Presence::Beginning
+                | Presence::Living(_) => {}
+            }
+        }
+        Ok(abandoned)
+    }
+
+    /// The names of VMs there are directories for.
+    fn ids(&self) -> Result<Vec<VmId>, PyroError> {
+        let unusable = |error| self.unusable(&error);
+        let mut ids = Vec::new();
+        for entry in fs_err::read_dir(&self.path).map_err(unusable)? {
+            let name = entry.map_err(unusable)?.file_name();
+            // Whatever else there is was not put there by us.
+            ids.extend(name.to_str().and_then(|name| VmId::new(name).ok()));
+        }
+        Ok(ids)
     }
 
     /// The record of a VM that lives.
@@ -124,12 +166,8 @@ impl VmsDirectory {
 
 impl LockedVms<'_> {
     pub(crate) fn census(&self) -> Result<Census, PyroError> {
-        let unusable = |error| self.vms.unusable(&error);
         let mut census = Census::default();
-        for entry in fs_err::read_dir(&self.vms.path).map_err(unusable)? {
-            let name = entry.map_err(unusable)?.file_name();
-            // Whatever else there is was not put there by us.
-            let Some(id) = name.to_str().and_then(|name| VmId::new(name).ok()) else { continue };
+        for id in self.vms.ids()? {
             match remote::look(&self.vms.directory(&id)) {
                 Ok(Presence::Living(record)) => census.living.push(*record),
                 // Its maker was killed before it had made the lock, or somebody removes it, or was killed
@@ -247,8 +285,14 @@ mod tests {
         write_record(&vms.directory(&id("00000000000b")), since_epoch());
         // What is none of ours is left alone.
         fs_err::write(parent.path().join("notes"), "").unwrap();
-        let census = locked.census().unwrap();
+        drop(locked);
+        let mut abandoned = vms.abandoned().await.unwrap();
+        abandoned.sort();
+        let expected = ["00000000000a", "00000000000b", ID].map(|name| vms.directory(&id(name)));
+        assert_eq!(abandoned, expected);
+        let census = vms.census().await.unwrap();
         assert_eq!((census.living.len(), census.beginning, census.removed.len()), (0, 0, 1));
+        assert_eq!(vms.abandoned().await.unwrap(), Vec::<PathBuf>::new());
         let left = fs_err::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(left.collect::<Vec<_>>(), ["notes"]);
     }

@@ -58,4 +58,6 @@ mod sys;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 
-pub use self::template::prune::{PruneTemplatesError, PrunedTemplates, prune_templates};
+pub use self::template::prune::{
+    PruneTemplatesError, PrunedTemplates, abandoned_templates, prune_templates,
+};

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use pyro_core::{ConfinementReport, DoctorReport, Namespaces, PyroError, QemuIdentity};
+use pyro_core::{
+    ConfinementReport, DoctorReport, LeftoverKind, Namespaces, PyroError, QemuIdentity,
+};
 
 use crate::arguments::OutputArguments;
 use crate::terminal::{self, BOLD, GREEN, RED, YELLOW};
@@ -81,6 +83,16 @@ fn text(report: &DoctorReport) -> String {
             (false, None) => "not pulled".to_owned(),
         };
         line("    ", "", &format!("{:<18} {state}", environment.name));
+    }
+    for leftover in &report.leftovers {
+        let what = match leftover.kind {
+            LeftoverKind::Vm => "a VM whose supervisor was killed",
+            LeftoverKind::ControlGroup => "a control group whose supervisor was killed",
+            LeftoverKind::Template => "a template whose maker was killed",
+            LeftoverKind::Build => "a build that was killed",
+        };
+        line(&note, "left over", &format!("{what}: {}", leftover.path.display()));
+        line("    ", "", &format!("remedy: {}", leftover.remedy));
     }
     for issue in &report.issues {
         line(&fail, "issue", issue);

@@ -7,7 +7,16 @@ fn the_report_has_the_keys_of_the_contract() {
     let report = pyro(&["doctor", "--json"]).json();
     assert_eq!(
         keys(&report),
-        ["confinement", "issues", "kvm", "networking", "platform", "runtime", "runtime_ok"]
+        [
+            "confinement",
+            "issues",
+            "kvm",
+            "leftovers",
+            "networking",
+            "platform",
+            "runtime",
+            "runtime_ok"
+        ]
     );
     for key in ["exists", "readable", "writable", "usable", "reason"] {
         assert!(keys(&report["kvm"]).contains(&key), "{key}");

@@ -27,6 +27,16 @@ impl DirectoryLock {
         Self { directory }.if_still_at(path)
     }
 
+    /// `None`: it is gone, or someone holds its lock exclusively.
+    pub(crate) fn try_shared(path: &Path) -> io::Result<Option<Self>> {
+        let Some(directory) = open_if_present(path)? else { return Ok(None) };
+        match directory.file().try_lock_shared() {
+            Ok(()) => Self { directory }.if_still_at(path),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     /// `None`: it is gone, or someone else holds its lock.
     pub(crate) fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
         let Some(directory) = open_if_present(path)? else { return Ok(None) };

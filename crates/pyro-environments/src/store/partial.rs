@@ -16,8 +16,8 @@ pub(crate) struct PartialDirectory {
     _lock: DirectoryLock,
 }
 
-/// A cleaner that lists the directory between its creation and its locking
-/// deletes it: that can happen, but not often in a row.
+/// Whoever lists the directory between its creation and its locking may hold
+/// its lock at that moment, or delete it: that can happen, but not often in a row.
 const CREATE_ATTEMPTS_MAX: usize = 16;
 
 impl PartialDirectory {
@@ -30,6 +30,8 @@ impl PartialDirectory {
             if let Some(lock) = DirectoryLock::try_exclusive(&path)? {
                 return Ok(Self { path, _lock: lock });
             }
+            // Who held the lock may only have looked.
+            fs_err::remove_dir(&path).ok();
         }
         Err(io::Error::new(
             io::ErrorKind::ResourceBusy,
@@ -57,6 +59,18 @@ impl Drop for PartialDirectory {
 }
 
 impl Store {
+    /// The builds that were left by processes that were killed. A pull deletes
+    /// them, and a prune does.
+    pub fn abandoned_builds(&self) -> io::Result<Vec<PathBuf>> {
+        let mut abandoned = Vec::new();
+        for path in list_directory(&self.partial_directory())? {
+            if DirectoryLock::try_shared(&path)?.is_some() {
+                abandoned.push(path);
+            }
+        }
+        Ok(abandoned)
+    }
+
     /// The builds whose makers are dead, each locked against anyone else.
     pub(super) fn dead_partials(&self) -> io::Result<Vec<(PathBuf, DirectoryLock)>> {
         let mut dead = Vec::new();
@@ -102,10 +116,13 @@ mod tests {
         let dead = store.partial_directory().join("dead");
         fs_err::create_dir_all(dead.join("tree")).unwrap();
 
+        assert_eq!(store.abandoned_builds().unwrap(), [dead.as_path()]);
+        assert!(dead.exists(), "looking deletes nothing");
         store.remove_dead_partials().unwrap();
 
         assert!(live.path().exists());
         assert!(!dead.exists());
+        assert_eq!(store.abandoned_builds().unwrap(), Vec::<PathBuf>::new());
     }
 
     #[test]

@@ -42,6 +42,12 @@ pub fn prune_templates(
         .map_err(|source| PruneTemplatesError { root: root.to_owned(), source })
 }
 
+/// The directories that were left by processes that were killed while they made or deleted a template.
+/// [`prune_templates`] deletes them.
+pub fn abandoned_templates(root: &Path) -> io::Result<Vec<PathBuf>> {
+    TemplateStore::at(root).abandoned()
+}
+
 /// A published template.
 struct Published {
     key: TemplateKey,
@@ -71,6 +77,20 @@ impl TemplateStore {
         }
         self.delete_locks()?;
         Ok(pruned)
+    }
+
+    fn abandoned(&self) -> io::Result<Vec<PathBuf>> {
+        let mut abandoned = Vec::new();
+        for parent in [PARTIAL, DELETED].map(|name| self.root.join(name)) {
+            for key in keys(&parent, "")? {
+                let directory = parent.join(key.to_string());
+                // It may have been published, or deleted, before its lock was looked at.
+                if self.is_unlocked(&key)? && directory.exists() {
+                    abandoned.push(directory);
+                }
+            }
+        }
+        Ok(abandoned)
     }
 
     /// Deletes what was left by processes that died while they made or deleted a template.
@@ -167,6 +187,7 @@ mod tests {
     #[test]
     fn a_store_that_does_not_exist_holds_nothing_to_prune() {
         let (_directory, store) = store();
+        assert_eq!(store.abandoned().unwrap(), Vec::<PathBuf>::new());
         assert_eq!(store.prune(&|_| false).unwrap(), PrunedTemplates::default());
         assert!(!store.root.exists());
     }
@@ -184,9 +205,12 @@ mod tests {
         std::mem::forget(dead_partial);
         drop(dead_lock);
 
+        assert_eq!(store.abandoned().unwrap(), [dead_directory.as_path()]);
+        assert!(dead_directory.exists(), "looking deletes nothing");
         let pruned = store.prune(&|_| false).unwrap();
 
         assert_eq!(pruned.deleted_dirs, [dead_directory]);
+        assert_eq!(store.abandoned().unwrap(), Vec::<PathBuf>::new());
         assert!(live_partial.files.directory.exists());
         assert!(store.try_lock(&live).unwrap().is_none());
         assert_eq!(names(&store.root.join(LOCKS)), [format!("{live}.lock")]);

@@ -169,15 +169,32 @@ impl TemplateStore {
         self.root.join(key.to_string())
     }
 
+    /// Whether nobody makes or deletes `key` at this moment. Looks, and makes nothing.
+    pub(super) fn is_unlocked(&self, key: &TemplateKey) -> io::Result<bool> {
+        let lock = match fs_err::File::open(self.lock_path(key)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            opened => opened?.into_file(),
+        };
+        // Shared, so that two who look do not take each other for a maker.
+        match lock.try_lock_shared() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn lock_path(&self, key: &TemplateKey) -> PathBuf {
+        self.root.join(LOCKS).join(format!("{key}.lock"))
+    }
+
     /// Locks with `lock`, which says whether it could.
     fn lock_with(
         &self,
         key: &TemplateKey,
         lock: impl Fn(&File) -> io::Result<bool>,
     ) -> io::Result<Option<MakerLock>> {
-        let directory = self.root.join(LOCKS);
-        fs_err::create_dir_all(&directory)?;
-        let path = directory.join(format!("{key}.lock"));
+        fs_err::create_dir_all(self.root.join(LOCKS))?;
+        let path = self.lock_path(key);
         for _ in 0..LOCK_ATTEMPTS_MAX {
             let mut options = fs_err::OpenOptions::new();
             let file = options.write(true).create(true).truncate(false).open(&path)?.into_file();
