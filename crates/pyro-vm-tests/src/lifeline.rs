@@ -7,12 +7,12 @@
 //! belongs to one test.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 /// The number under which it is inherited: far above what anybody else gives to a child.
 pub(crate) const LIFELINE_FD: RawFd = 100;
@@ -62,6 +62,22 @@ impl Lifeline {
         processes().filter(holds).chain(self.qemus()).collect()
     }
 
+    /// The QEMU that this supervisor has started.
+    pub(crate) fn qemu_of(&self, supervisor: &Process) -> Option<Process> {
+        self.qemus().into_iter().find(|qemu| qemu.is_started_by(supervisor))
+    }
+
+    /// The supervisor that `belongs`, if it is one of the family.
+    pub(crate) fn supervisor(&self, belongs: impl Fn(&Process) -> bool) -> Option<Process> {
+        let family = self.family();
+        let supervisors: Vec<_> =
+            family.into_iter().filter(|process| process.has(Role::Supervisor)).collect();
+        // What a supervisor starts looks like itself until it becomes another program.
+        let is_first =
+            |process: &&Process| !supervisors.iter().any(|other| process.is_started_by(other));
+        supervisors.iter().filter(is_first).find(|process| belongs(process)).cloned()
+    }
+
     fn qemus(&self) -> Vec<Process> {
         let is_ours = |process: &Process| {
             process.has(Role::Qemu) && process.files().any(|file| file.starts_with(&self.state))
@@ -75,16 +91,57 @@ fn processes() -> impl Iterator<Item = Process> {
     fs_err::read_dir("/proc").unwrap().filter_map(|entry| {
         let directory = entry.ok()?.path();
         let pid = directory.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw)?;
-        let command_line = fs_err::read(directory.join("cmdline")).ok()?;
-        let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
-        Some(Process { pid, command_line })
+        Some(Process { pid, command_line: command_line(pid)? })
     })
+}
+
+fn command_line(pid: Pid) -> Option<String> {
+    let words = fs_err::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(String::from_utf8_lossy(&words).replace('\0', " "))
 }
 
 impl Process {
     /// Sends SIGKILL.
     pub fn kill(&self) {
         kill_process(self.pid, Signal::KILL).unwrap();
+    }
+
+    /// Sends SIGKILL to a process that may have ended; false if it has.
+    pub fn kill_if_there(&self) -> bool {
+        let Ok(pidfd) = pidfd_open(self.pid, PidfdFlags::empty()) else { return false };
+        // A zombie has none, and whoever got the number since then has another one.
+        let is_there = command_line(self.pid).is_some_and(|found| found == self.command_line);
+        is_there && pidfd_send_signal(pidfd, Signal::KILL).is_ok()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
+    }
+
+    /// Its working directory.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        fs_err::read_link(self.proc("cwd")).ok()
+    }
+
+    /// The directories of those control groups that were made for it.
+    pub fn control_groups(&self) -> Vec<PathBuf> {
+        // One that has ended is in none.
+        let groups = fs_err::read_to_string(self.proc("cgroup")).unwrap_or_default();
+        let paths = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+        let own = paths.filter(|path| path.contains("/pyro-"));
+        let mounts = fs_err::read_to_string("/proc/self/mountinfo").unwrap();
+        let below = |path: &str| {
+            let directories = mounts.lines().filter_map(|mount| {
+                let [root, directory] = mount.split(' ').skip(3).take(2).collect::<Vec<_>>()[..]
+                else {
+                    return None;
+                };
+                let below = Path::new(path).strip_prefix(root).ok()?;
+                mount.contains(" - cgroup").then(|| Path::new(directory).join(below))
+            });
+            directories.filter(|directory| directory.exists()).collect::<Vec<_>>()
+        };
+        own.flat_map(below).collect()
     }
 
     /// The most memory it ever had, in MiB.
@@ -136,7 +193,8 @@ impl Process {
         self.pid == pid
     }
 
-    pub(crate) fn has(&self, role: Role) -> bool {
+    /// Whether it is there for `role`.
+    pub fn has(&self, role: Role) -> bool {
         // The probe of the confinement is told where QEMU is, too.
         let is_pyro = self.command_line.contains(" internal ");
         match role {

@@ -1,5 +1,6 @@
 //! `pyro` as a process: started, watched, ended.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
 use crate::DEADLINE;
@@ -39,7 +40,6 @@ pub struct Running {
 }
 
 /// A `pyro` that has ended, and left no process behind.
-#[derive(Debug)]
 pub struct Outcome {
     status: ExitStatus,
     pub stdout: Vec<u8>,
@@ -203,6 +203,17 @@ impl Running {
         processes.remove(0)
     }
 
+    /// The supervisor it has started, if that lives.
+    pub fn supervisor(&self) -> Option<Process> {
+        let itself = pid(&self.child);
+        self.lifeline.supervisor(|process| process.is_child_of(itself))
+    }
+
+    /// Sends SIGKILL to itself, if it has not ended. Its [`outcome`](Self::outcome) tells.
+    pub fn kill_itself(&self) {
+        pidfd_send_signal(&self.pidfd, Signal::KILL).ok();
+    }
+
     /// Whether it ends within `deadline`.
     pub fn ends_within(&self, deadline: Duration) -> bool {
         wait_for_event(&self.pidfd, deadline)
@@ -244,6 +255,14 @@ impl Running {
     }
 }
 
+/// With its output as text.
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stdout = String::from_utf8_lossy(&self.stdout);
+        write!(f, "{}\nstdout: {stdout}\nstderr: {}", self.status, self.stderr)
+    }
+}
+
 impl Drop for Running {
     /// For a test that has failed.
     fn drop(&mut self) {
@@ -253,6 +272,11 @@ impl Drop for Running {
 }
 
 impl Outcome {
+    /// Whether it ended by SIGKILL.
+    pub fn was_killed(&self) -> bool {
+        self.status.signal() == Some(Signal::KILL.as_raw())
+    }
+
     pub fn exit_code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| panic!("signal {:?}: {self:?}", self.status.signal()))
     }

@@ -29,7 +29,12 @@ impl<'a> Vms<'a> {
 
     /// `pyro vm` with these arguments.
     pub fn vm(&self, arguments: &[&str]) -> Pyro {
-        let pyro = self.host.pyro(&[&["vm"], arguments].concat());
+        self.pyro(&[&["vm"], arguments].concat())
+    }
+
+    /// `pyro` with these arguments.
+    pub fn pyro(&self, arguments: &[&str]) -> Pyro {
+        let pyro = self.host.pyro(arguments);
         let writer = self.writer.as_ref().unwrap().try_clone().unwrap();
         let pyro = pyro.variable("PYRO_STATE_DIR", self.state.to_str().unwrap());
         pyro.of_family(Arc::clone(&self.lifeline), writer)
@@ -57,13 +62,29 @@ impl<'a> Vms<'a> {
     pub fn processes(&self, role: Role) -> Vec<Process> {
         let family = self.lifeline.family();
         let is_it = |process: &&Process| {
-            // What a supervisor starts looks like itself until it becomes another program.
+            // As in `Lifeline::supervisor`.
             let mut supervisors = family.iter().filter(|other| other.has(Role::Supervisor));
             process.has(role)
                 && !supervisors
                     .any(|other| process.is_started_by(other) && role == Role::Supervisor)
         };
         family.iter().filter(is_it).cloned().collect()
+    }
+
+    /// Everybody there is.
+    pub fn family(&self) -> Vec<Process> {
+        self.lifeline.family()
+    }
+
+    /// The supervisor of the VM of this name, if it lives.
+    pub fn supervisor(&self, id: &str) -> Option<Process> {
+        let directory = self.directory(id);
+        self.lifeline.supervisor(|process| process.directory().as_ref() == Some(&directory))
+    }
+
+    /// The QEMU that this supervisor has started, if it lives.
+    pub fn qemu_of(&self, supervisor: &Process) -> Option<Process> {
+        self.lifeline.qemu_of(supervisor)
     }
 
     /// Where the VM of this name keeps what others find it by.

@@ -20,6 +20,8 @@ mod logs;
 
 mod terminal;
 
+mod crash;
+
 mod hostile;
 
 mod hostile_agent;

@@ -1,0 +1,569 @@
+//! SIGKILL, hundreds of times: of clients, supervisors and QEMUs, at random moments of whatever a VM can be
+//! asked for, several at once. Nothing is left of those, and who stands by does not notice.
+//!
+//! The moments are drawn from a seed, which is printed; the variable `PYRO_CRASH_SEED` sets it, and
+//! `PYRO_CRASH_KILLS` says how many there are to be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use pyro_vm_tests::{BASE, Host, Outcome, Process, Role, Running, Vms, copy_cache};
+use rustix::fs::{FlockOperation, flock};
+use serde_json::Value;
+
+/// As many as make some of each kind, and take three minutes on two busy CPUs.
+const KILLS: u64 = 300;
+
+/// VMs that are worked on at the same time.
+const WORKERS: u64 = 4;
+
+/// For whoever depended on a process that was killed.
+const NOTICED: Duration = Duration::from_mins(1);
+
+/// After a victim was not there at the moment that was drawn, another is drawn, this often at most.
+const MISSES_MAX: u32 = 50;
+
+/// What is killed together is killed within this.
+const VOLLEY: Duration = Duration::from_millis(20);
+
+/// What a client is for when something is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Deed {
+    /// `pyro run` in a shape that has no template yet.
+    RunFirst,
+    Run,
+    Create,
+    CreateAndStart,
+    Start,
+    /// A boot, from the disk that a stop has left.
+    StartAgain,
+    Exec,
+    Stop,
+    Delete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Victim {
+    Client,
+    Supervisor,
+    Qemu,
+}
+
+/// Who is killed, and how often in a round. Boots are slow, so there are few.
+const ROUND: [(Deed, Victim, usize); 22] = [
+    (Deed::Run, Victim::Client, 3),
+    (Deed::Run, Victim::Supervisor, 3),
+    (Deed::Run, Victim::Qemu, 3),
+    (Deed::Create, Victim::Client, 4),
+    (Deed::Create, Victim::Supervisor, 4),
+    (Deed::CreateAndStart, Victim::Client, 2),
+    (Deed::CreateAndStart, Victim::Supervisor, 3),
+    (Deed::CreateAndStart, Victim::Qemu, 2),
+    (Deed::Start, Victim::Client, 2),
+    (Deed::Start, Victim::Supervisor, 3),
+    (Deed::Start, Victim::Qemu, 2),
+    (Deed::StartAgain, Victim::Client, 1),
+    (Deed::StartAgain, Victim::Supervisor, 1),
+    (Deed::StartAgain, Victim::Qemu, 1),
+    (Deed::Exec, Victim::Client, 5),
+    (Deed::Exec, Victim::Supervisor, 4),
+    (Deed::Exec, Victim::Qemu, 4),
+    (Deed::Stop, Victim::Client, 2),
+    (Deed::Stop, Victim::Supervisor, 2),
+    (Deed::Stop, Victim::Qemu, 2),
+    (Deed::Delete, Victim::Client, 2),
+    (Deed::Delete, Victim::Supervisor, 2),
+];
+
+/// Once in all, before the rounds.
+const FIRST: [(Deed, Victim); 3] = [
+    (Deed::RunFirst, Victim::Client),
+    (Deed::RunFirst, Victim::Supervisor),
+    (Deed::RunFirst, Victim::Qemu),
+];
+
+/// A command with something to do for everybody: processes, memory, output, disk.
+const WORK: &str = "i=0; while [ $i -lt 5 ]; do head -c 300000 /dev/urandom | tee -a /root/work | md5sum; \
+    i=$((i+1)); done; sync";
+
+/// Errors that tell what was killed; any other is a defect.
+const EXPECTED_ERRORS: [&str; 4] = ["vm_lost", "vm_start_failed", "unknown_vm", "wrong_vm_state"];
+
+#[test]
+fn whatever_is_killed_at_any_moment_nothing_is_left_and_nobody_else_notices() {
+    let seed = variable("PYRO_CRASH_SEED").unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        now.as_millis().try_into().unwrap()
+    });
+    println!("PYRO_CRASH_SEED={seed}");
+    let host = Host::for_vms(usize::MAX);
+    let cache = host.directory().join("cache");
+    copy_cache(&cache);
+    let range = Range { vms: host.vms(), cache };
+    let [tick, idle, off] = range.bystanders();
+    let running = Bystander::tick(&range, &tick);
+    let well = [&tick, &idle].map(|id| range.processes_of(id));
+
+    let massacre = Massacre::new(&range, seed);
+    std::thread::scope(|scope| {
+        for number in 0..WORKERS {
+            let massacre = &massacre;
+            scope.spawn(move || Worker::new(massacre, number, seed).work());
+        }
+    });
+    println!("{}", massacre.summary());
+
+    let bystanders = BTreeSet::from([tick.clone(), idle.clone(), off.clone()]);
+    range.assert_that_only_these_are_left(&bystanders);
+    // Only now has the last of them been dead at a look.
+    range.list();
+    let groups = massacre.groups.into_inner().unwrap();
+    assert_eq!(groups.into_iter().find(|group| group.exists()), None);
+    assert_eq!([&tick, &idle].map(|id| range.processes_of(id)), well, "others than before");
+    running.end(&range);
+    range.json(&["vm", "start", "--json", &off]);
+    for id in &bystanders {
+        Bystander::check(&range, id);
+        range.json(&["vm", "delete", "--json", id]);
+    }
+    range.assert_that_nothing_is_left(&host);
+}
+
+/// Where all of this happens.
+struct Range<'host> {
+    vms: Vms<'host>,
+    cache: PathBuf,
+}
+
+impl Range<'_> {
+    fn start(&self, arguments: &[&str]) -> Running {
+        let pyro = self.vms.pyro(arguments);
+        let pyro = pyro.variable("PYRO_ENVIRONMENT_CACHE_DIR", self.cache.to_str().unwrap());
+        pyro.variable("PYRO_MAX_ACTIVE_VMS", "1000").start()
+    }
+
+    /// The document of a `pyro` that must succeed.
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        let outcome = self.start(arguments).outcome();
+        assert_eq!(outcome.exit_code(), 0, "{arguments:?}: {outcome:#?}");
+        outcome.json()
+    }
+
+    #[track_caller]
+    fn create(&self, options: &[&str]) -> String {
+        let made = self.json(&[&["vm", "create", "--json", BASE], options].concat());
+        made["vm_id"].as_str().unwrap().to_owned()
+    }
+
+    /// The VMs there are, with what they were given as `worker`.
+    fn list(&self) -> BTreeMap<String, Option<String>> {
+        let list = self.json(&["vm", "list", "--json"]);
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let entry = |vm: &Value| (text(&vm["vm_id"]).unwrap(), text(&vm["metadata"]["worker"]));
+        list["vms"].as_array().unwrap().iter().map(entry).collect()
+    }
+
+    fn delete(&self, id: &str) {
+        self.json(&["vm", "delete", "--json", id]);
+    }
+
+    /// Deletes a VM that may have gone by itself.
+    #[track_caller]
+    fn delete_if_there(&self, id: &str) {
+        let outcome = self.start(&["vm", "delete", "--json", id]).outcome();
+        if outcome.exit_code() != 0 {
+            assert_eq!(outcome.json()["error"]["code"], "unknown_vm", "{outcome:#?}");
+        }
+    }
+
+    /// The numbers of a VM's supervisor and QEMU.
+    fn processes_of(&self, id: &str) -> [i32; 2] {
+        let supervisor = self.vms.supervisor(id).expect("it has a supervisor");
+        let qemu = self.vms.qemu_of(&supervisor).expect("it runs");
+        [supervisor.pid(), qemu.pid()]
+    }
+
+    /// One that runs a command, one that runs none, and one that was stopped.
+    fn bystanders(&self) -> [String; 3] {
+        let ids = [(); 3].map(|()| self.create(&["--start", "--ttl-seconds", "3600"]));
+        for id in &ids {
+            let fill = format!("seq 500000 > /root/file; echo {id} >> /root/file; sync");
+            self.json(&["vm", "exec", "--json", id, "--", "sh", "-c", &fill]);
+        }
+        self.json(&["vm", "stop", "--json", &ids[2]]);
+        ids
+    }
+
+    fn assert_that_only_these_are_left(&self, bystanders: &BTreeSet<String>) {
+        let listed = self.list();
+        // Their creators were killed when they were there already, so they live.
+        for id in listed.keys().filter(|id| !bystanders.contains(*id)) {
+            self.delete(id);
+        }
+        let directories = names(&self.vms.state().join("vms"));
+        assert_eq!(directories, *bystanders);
+        let supervisors: Vec<_> = bystanders.iter().map(|id| self.vms.supervisor(id)).collect();
+        let supervisors: Vec<_> = supervisors.iter().map(|it| it.as_ref().unwrap()).collect();
+        let is_a_bystander = |process: &Process| {
+            supervisors.iter().any(|supervisor| {
+                let qemu = self.vms.qemu_of(supervisor);
+                process.pid() == supervisor.pid()
+                    || qemu.is_some_and(|qemu| qemu.pid() == process.pid())
+            })
+        };
+        for process in self.vms.family() {
+            // The test holds the lifeline, too, and so does the client in the bystander.
+            let is_of_a_vm = process.has(Role::Supervisor) || process.has(Role::Qemu);
+            if is_of_a_vm && !is_a_bystander(&process) {
+                assert!(process.ends_within(NOTICED), "still there: {process:?}");
+            }
+        }
+    }
+
+    fn assert_that_nothing_is_left(mut self, host: &Host) {
+        assert!(self.vms.end_within(NOTICED), "still there: {:#?}", self.vms.family());
+        host.assert_nothing_left();
+        let files = files_below(&self.cache);
+        let is_temporary =
+            |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with('.');
+        assert_eq!(files.iter().find(is_temporary), None);
+        for path in &files {
+            let file = fs_err::File::open(path).unwrap();
+            let locked = flock(file.file(), FlockOperation::NonBlockingLockExclusive);
+            assert!(locked.is_ok(), "somebody holds a lock on `{}`", path.display());
+        }
+        let prune = host.pyro(&["env", "prune", "--all"]);
+        let cache = self.cache.to_str().unwrap();
+        prune.variable("PYRO_ENVIRONMENT_CACHE_DIR", cache).outcome().success();
+        let kept = ["confinement-probe.json", "kvm-probe.json"];
+        let left = files_below(&self.cache).into_iter().filter(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            !kept.contains(&name) && path.parent().unwrap() != self.cache.join("locks")
+        });
+        assert_eq!(left.collect::<Vec<_>>(), Vec::<PathBuf>::new());
+    }
+}
+
+/// A command that runs all the time in a VM that nobody kills.
+struct Bystander {
+    id: String,
+    running: Running,
+}
+
+impl Bystander {
+    fn tick(range: &Range<'_>, id: &str) -> Self {
+        let script = "i=0; until test -e /root/end; do i=$((i+1)); echo $i; sleep 0.2; done; \
+            seq $i | md5sum >&2; echo end";
+        let exec = ["vm", "exec", "--timeout-seconds", "3600", id, "--", "sh", "-c", script];
+        let running = range.start(&exec);
+        running.wait_for_stdout("1\n");
+        Self { id: id.to_owned(), running }
+    }
+
+    fn end(self, range: &Range<'_>) {
+        range.json(&["vm", "exec", "--json", &self.id, "--", "touch", "/root/end"]);
+        let outcome = self.running.outcome();
+        let ticks: Vec<_> = outcome.success().lines().collect();
+        let (last, ticks) = ticks.split_last().unwrap();
+        assert_eq!(*last, "end");
+        let expected: Vec<_> = (1..=ticks.len()).map(|number| number.to_string()).collect();
+        assert_eq!(ticks, expected);
+    }
+
+    /// What was written before all of it.
+    fn check(range: &Range<'_>, id: &str) {
+        let script = "head -n 500000 /root/file | cmp - /root/expected && tail -n 1 /root/file";
+        let script = format!("seq 500000 > /root/expected; {script}");
+        let found = range.json(&["vm", "exec", "--json", id, "--", "sh", "-c", &script]);
+        assert_eq!(found["stdout"], format!("{id}\n"), "{found:#}");
+    }
+}
+
+/// What the workers share.
+struct Massacre<'range, 'host> {
+    range: &'range Range<'host>,
+    schedule: Mutex<(Chance, Vec<(Deed, Victim)>)>,
+    kills_min: u64,
+    kills: Mutex<BTreeMap<(Deed, Victim), u64>>,
+    misses: AtomicUsize,
+    /// How long each deed takes when it is left alone.
+    spans: Mutex<BTreeMap<Deed, Duration>>,
+    shapes: AtomicUsize,
+    /// Control groups of QEMUs that were seen.
+    groups: Mutex<BTreeSet<PathBuf>>,
+    began: Instant,
+}
+
+impl<'range, 'host> Massacre<'range, 'host> {
+    fn new(range: &'range Range<'host>, seed: u64) -> Self {
+        let mut chance = Chance(seed);
+        // The last is next.
+        let mut schedule = round(&mut chance);
+        schedule.extend(FIRST);
+        Self {
+            range,
+            schedule: Mutex::new((chance, schedule)),
+            kills_min: variable("PYRO_CRASH_KILLS").unwrap_or(KILLS),
+            kills: Mutex::default(),
+            misses: AtomicUsize::new(0),
+            spans: Mutex::default(),
+            shapes: AtomicUsize::new(0),
+            groups: Mutex::default(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Who is next, until enough are dead and everybody had a turn.
+    fn next(&self) -> Option<(Deed, Victim)> {
+        let (chance, schedule) = &mut *self.schedule.lock().unwrap();
+        if schedule.is_empty() {
+            if self.kills.lock().unwrap().values().sum::<u64>() >= self.kills_min {
+                return None;
+            }
+            *schedule = round(chance);
+        }
+        schedule.pop()
+    }
+
+    fn killed(&self, deed: Deed, victim: Victim) {
+        *self.kills.lock().unwrap().entry((deed, victim)).or_default() += 1;
+    }
+
+    /// The time within which a deed is interrupted. Before it was left alone once, a guess.
+    fn span(&self, deed: Deed) -> Duration {
+        let guess = match deed {
+            Deed::RunFirst => Duration::from_secs(6),
+            Deed::StartAgain => Duration::from_secs(4),
+            Deed::Create | Deed::Delete => Duration::from_millis(150),
+            Deed::Run | Deed::CreateAndStart | Deed::Start | Deed::Exec | Deed::Stop => {
+                Duration::from_secs(1)
+            }
+        };
+        self.spans.lock().unwrap().get(&deed).copied().unwrap_or(guess)
+    }
+
+    fn summary(&self) -> String {
+        let kills = self.kills.lock().unwrap();
+        let (sum, seconds) = (kills.values().sum::<u64>(), self.began.elapsed().as_secs());
+        let misses = self.misses.load(Ordering::Relaxed);
+        let spans = self.spans.lock().unwrap();
+        format!("{sum} kills in {seconds} s, {misses} misses\n{kills:?}\n{spans:?}")
+    }
+}
+
+/// Everybody's turns, in any order.
+fn round(chance: &mut Chance) -> Vec<(Deed, Victim)> {
+    let turns = ROUND.iter().flat_map(|&(deed, victim, times)| vec![(deed, victim); times]);
+    let mut turns: Vec<_> = turns.collect();
+    chance.shuffle(&mut turns);
+    turns
+}
+
+/// Makes VMs, has them do something, and kills.
+struct Worker<'massacre> {
+    massacre: &'massacre Massacre<'massacre, 'massacre>,
+    range: &'massacre Range<'massacre>,
+    name: String,
+    chance: Chance,
+    /// A VM that was started, and is well.
+    vm: Option<String>,
+}
+
+impl<'massacre> Worker<'massacre> {
+    fn new(massacre: &'massacre Massacre<'massacre, 'massacre>, number: u64, seed: u64) -> Self {
+        let chance = Chance(seed ^ (number + 1) << 32);
+        Self { massacre, range: massacre.range, name: number.to_string(), chance, vm: None }
+    }
+
+    fn work(mut self) {
+        while let Some((deed, victim)) = self.massacre.next() {
+            let hit = (0..MISSES_MAX).any(|_| self.strike(deed, victim));
+            assert!(hit, "{deed:?}: {victim:?} was never there");
+        }
+        if let Some(id) = self.vm.take() {
+            self.range.delete(&id);
+        }
+    }
+
+    /// Begins what is to be done, and kills at a random moment; false if the victim was not there.
+    #[allow(clippy::disallowed_methods, reason = "any moment will do, and that is the point")]
+    fn strike(&mut self, deed: Deed, victim: Victim) -> bool {
+        let id = self.prepare(deed);
+        let delay = self.chance.below(self.massacre.span(deed));
+        let began = Instant::now();
+        let client = self.begin(deed, id.as_deref());
+        std::thread::sleep(delay);
+
+        let supervisor = client.supervisor().or_else(|| self.range.vms.supervisor(id.as_deref()?));
+        let qemu = supervisor.as_ref().and_then(|supervisor| self.range.vms.qemu_of(supervisor));
+        if let Some(qemu) = &qemu {
+            self.massacre.groups.lock().unwrap().extend(qemu.control_groups());
+        }
+        let mut volley = vec![victim];
+        if self.chance.one_in(3) {
+            let mut others = vec![Victim::Client, Victim::Supervisor, Victim::Qemu];
+            others.retain(|other| *other != victim);
+            self.chance.shuffle(&mut others);
+            volley.extend(others);
+        }
+        let mut killed = Vec::new();
+        for one in volley {
+            let process = match one {
+                Victim::Client => {
+                    client.kill_itself();
+                    continue;
+                }
+                Victim::Supervisor => &supervisor,
+                Victim::Qemu => &qemu,
+            };
+            if process.as_ref().is_some_and(Process::kill_if_there) {
+                killed.push(one);
+            } else if one == victim {
+                break;
+            }
+            std::thread::sleep(self.chance.below(VOLLEY));
+        }
+        let outcome = client.outcome();
+        if outcome.was_killed() {
+            killed.push(Victim::Client);
+        } else {
+            check(deed, &outcome, !killed.is_empty());
+        }
+        for one in &killed {
+            self.massacre.killed(deed, *one);
+        }
+        if killed.is_empty() {
+            self.massacre.misses.fetch_add(1, Ordering::Relaxed);
+            self.massacre.spans.lock().unwrap().insert(deed, began.elapsed());
+        }
+        self.clear_up(deed, id, &killed);
+        killed.contains(&victim)
+    }
+
+    /// The VM with which it is to be done.
+    fn prepare(&mut self, deed: Deed) -> Option<String> {
+        match deed {
+            Deed::RunFirst | Deed::Run | Deed::Create | Deed::CreateAndStart => None,
+            Deed::Start => Some(self.create(&[])),
+            Deed::StartAgain => {
+                let id = self.started();
+                self.range.json(&["vm", "stop", "--json", &id]);
+                Some(id)
+            }
+            Deed::Exec | Deed::Stop | Deed::Delete => Some(self.started()),
+        }
+    }
+
+    fn create(&self, options: &[&str]) -> String {
+        let worker = format!("worker={}", self.name);
+        self.range.create(&[&["--metadata", &worker], options].concat())
+    }
+
+    fn started(&mut self) -> String {
+        self.vm.take().unwrap_or_else(|| self.create(&["--start"]))
+    }
+
+    fn begin(&self, deed: Deed, id: Option<&str>) -> Running {
+        let worker = format!("worker={}", self.name);
+        let create = ["vm", "create", "--json", BASE, "--metadata", &worker];
+        let id = id.unwrap_or_default();
+        let start = |arguments: &[&str]| self.range.start(arguments);
+        match deed {
+            Deed::RunFirst => {
+                let number = self.massacre.shapes.fetch_add(1, Ordering::Relaxed);
+                let mib = (256 + number).to_string();
+                start(&["run", "--json", "--mem-mib", &mib, BASE, "--", "sh", "-c", WORK])
+            }
+            Deed::Run => start(&["run", "--json", BASE, "--", "sh", "-c", WORK]),
+            Deed::Create => start(&create),
+            Deed::CreateAndStart => start(&[&create[..], &["--start"]].concat()),
+            Deed::Start | Deed::StartAgain => start(&["vm", "start", "--json", id]),
+            Deed::Exec => start(&["vm", "exec", "--json", id, "--", "sh", "-c", WORK]),
+            Deed::Stop => start(&["vm", "stop", "--json", id]),
+            Deed::Delete => start(&["vm", "delete", "--json", id]),
+        }
+    }
+
+    /// Deletes what lives on. Of what does not, the next look removes the rest.
+    fn clear_up(&mut self, deed: Deed, id: Option<String>, killed: &[Victim]) {
+        match (deed, id) {
+            (Deed::Create | Deed::CreateAndStart, _) => {
+                for (id, worker) in self.range.list() {
+                    if worker.as_ref() == Some(&self.name) && self.vm.as_ref() != Some(&id) {
+                        // Its supervisor may still be dying.
+                        self.range.delete_if_there(&id);
+                    }
+                }
+            }
+            // A command ends with its client, and the VM goes on.
+            (Deed::Exec, Some(id)) if killed.iter().all(|it| *it == Victim::Client) => {
+                self.vm = Some(id);
+            }
+            // Whether it was asked for in time is not known.
+            (Deed::Delete, Some(id)) => self.range.delete_if_there(&id),
+            (_, Some(id)) if !killed.contains(&Victim::Supervisor) => self.range.delete(&id),
+            (_, Some(_) | None) => {}
+        }
+    }
+}
+
+/// Whoever was not killed says what happened, as it should.
+#[track_caller]
+fn check(deed: Deed, outcome: &Outcome, something_was_killed: bool) {
+    if outcome.exit_code() == 0 {
+        return;
+    }
+    assert!(something_was_killed, "{deed:?}: {outcome:#?}");
+    let code = outcome.json()["error"]["code"].clone();
+    let is_expected = EXPECTED_ERRORS.iter().any(|expected| code == *expected);
+    assert!(is_expected, "{deed:?}: {outcome:#?}");
+}
+
+/// Random numbers that are the same for the same seed: `SplitMix64`.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.next().is_multiple_of(count)
+    }
+
+    fn below(&mut self, limit: Duration) -> Duration {
+        let micros = u64::try_from(limit.as_micros()).unwrap().max(1);
+        Duration::from_micros(self.next() % micros)
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            let other = self.next() % (last as u64 + 1);
+            items.swap(last, usize::try_from(other).unwrap());
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test is configured by whoever looks into it")]
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().expect(name))
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = fs_err::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Every file below `directory`.
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let paths = fs_err::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
