@@ -7,6 +7,9 @@ use pyro_vm_tests::{Host, Role};
 
 const FLOOD_BYTES: usize = 200_000_000;
 
+/// Too much to be kept anywhere on the way.
+const GIGABYTE: u64 = 1_000_000_000;
+
 /// Long enough for a flood to fill whatever buffer there were.
 const UNREAD: Duration = Duration::from_secs(5);
 
@@ -49,6 +52,29 @@ fn a_flood_waits_for_its_reader_and_arrives_whole() {
     stdout.read_to_end(&mut rest).unwrap();
     flood.check(&rest);
     assert_eq!(flood.bytes, FLOOD_BYTES);
+    assert_eq!(running.outcome().exit_code(), 0);
+}
+
+#[test]
+fn a_gigabyte_passes_and_is_kept_nowhere() {
+    let host = Host::new();
+    // The command waits for its input to end, so that everybody is still there to be measured.
+    let script = format!("head -c {GIGABYTE} /dev/zero; read end");
+    let (mut running, mut stdout) = host.run(&[], &["sh", "-c", &script]).start_unread();
+    let (mut buffer, zeros) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let mut left = GIGABYTE;
+    while left > 0 {
+        let count = stdout.read(&mut buffer).unwrap();
+        assert_ne!(count, 0, "the output ends {left} bytes too early");
+        assert!(buffer[..count] == zeros[..count]);
+        left = left.checked_sub(count as u64).expect("no more than was written");
+    }
+    for process in [running.itself(), running.process(Role::Supervisor)] {
+        let peak = process.peak_memory_mib();
+        assert!(peak <= PASSING_ON_MIB_MAX, "{peak} MiB: {process:?}");
+    }
+    running.send("\n");
+    assert_eq!(stdout.read(&mut buffer).unwrap(), 0);
     assert_eq!(running.outcome().exit_code(), 0);
 }
 

@@ -140,6 +140,28 @@ fn a_time_out_keeps_the_output_and_ends_commands_that_ignore_signals() {
 }
 
 #[test]
+fn a_time_out_ends_grandchildren_and_the_vm_goes_on() {
+    let host = Host::new();
+    let vms = host.vms();
+    let id = vms.create(&["--start"]);
+    // Each starts the next, in a session of its own or not, and waits for it or not.
+    let script = "
+        sh -c 'setsid sh -c \"sleep 1001; true\" & sleep 1002 & sleep 1003; true' &
+        (setsid nohup sleep 1004 > /dev/null 2>&1 &)
+        echo partial; sleep 1005; true";
+    let exec = ["exec", "--json", "--timeout-seconds", "3", &id, "--", "sh", "-c", script];
+    let outcome = vms.vm(&exec).outcome();
+    assert_eq!(outcome.exit_code(), 124, "{outcome:#?}");
+    let document = outcome.json();
+    assert_eq!((&document["timed_out"], &document["stdout"]), (&true.into(), &"partial\n".into()));
+    // Whoever looks finds itself.
+    let look = "grep -lasz ^100 /proc/[0-9]*/cmdline > /root/found; wc -l < /root/found";
+    let found = vms.exec(&id, &format!("sh -c '{look}' 1009")).outcome();
+    assert_eq!(found.success(), "1\n");
+    vms.vm(&["delete", &id]).outcome().success();
+}
+
+#[test]
 fn a_time_out_is_told_on_standard_error() {
     let host = Host::new();
     let outcome = host.run(&["--timeout-seconds", "1.5"], &["sleep", "1000"]).outcome();
