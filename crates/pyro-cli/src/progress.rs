@@ -5,9 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use pyro_core::{
-    Accelerator, Artefact, LaunchPhase, LaunchReport, Progress, PullProgress, PyroError, StartKind,
-};
+use pyro_core::{Accelerator, LaunchReport, Measure, Progress, PyroError, StartKind, Step};
 
 use crate::arguments::OutputArguments;
 use crate::terminal::{self, YELLOW};
@@ -24,19 +22,6 @@ pub(crate) struct Display {
     shown: Mutex<HashSet<String>>,
 }
 
-/// One step, ready to be shown.
-struct Step {
-    text: String,
-    measure: Measure,
-}
-
-enum Measure {
-    Unknown,
-    Bytes { done: u64, total: u64 },
-    Count { done: u64, total: u64, detail: String },
-    Growing { bytes: u64 },
-}
-
 impl Display {
     pub(crate) fn new(output: OutputArguments) -> Self {
         // With a style from the start: the default one would be seen for a moment.
@@ -48,14 +33,11 @@ impl Display {
 
     pub(crate) fn show(&self, progress: Progress) {
         match progress {
-            Progress::Pull(step) => self.step(&pull_step(&step)),
+            Progress::Pull(step) => self.step(&Step::of_pull(&step)),
             Progress::Launch(phase) => {
                 // Without a terminal a start of a few seconds is not worth a line in a log.
                 if self.bar.is_some() || self.output.verbose {
-                    self.step(&Step {
-                        text: launch_text(phase).to_owned(),
-                        measure: Measure::Unknown,
-                    });
+                    self.step(&Step::of_launch(phase));
                 }
             }
             Progress::VmReady { vm_id, accelerator, report } => {
@@ -133,60 +115,6 @@ fn draw(bar: &ProgressBar, step: &Step) {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates are valid")
-}
-
-fn pull_step(progress: &PullProgress) -> Step {
-    let (text, measure) = match progress {
-        PullProgress::Waiting { artefact, holder_pid } => {
-            let holder = holder_pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-            let what = artefact_text(*artefact);
-            (format!("waiting for another pyro that prepares {what}{holder}"), Measure::Unknown)
-        }
-        PullProgress::Verifying => ("verifying what is installed".to_owned(), Measure::Unknown),
-        PullProgress::UpdatingPackageLists { artefact } => (
-            format!("{}: reading signed package lists", artefact_text(*artefact)),
-            Measure::Unknown,
-        ),
-        PullProgress::Downloading { artefact, bytes_done, bytes_total } => (
-            format!("{}: downloading packages", artefact_text(*artefact)),
-            Measure::Bytes { done: *bytes_done, total: *bytes_total },
-        ),
-        PullProgress::Installing { packages_done, packages_total, package } => (
-            "root filesystem: installing packages".to_owned(),
-            Measure::Count {
-                done: (*packages_done).into(),
-                total: (*packages_total).into(),
-                detail: package.clone(),
-            },
-        ),
-        PullProgress::UnpackingKernel => ("kernel: unpacking".to_owned(), Measure::Unknown),
-        PullProgress::WritingImage { bytes } => {
-            ("root filesystem: writing the image".to_owned(), Measure::Growing { bytes: *bytes })
-        }
-        PullProgress::Publishing { artefact } => {
-            (format!("{}: verifying and publishing", artefact_text(*artefact)), Measure::Unknown)
-        }
-    };
-    Step { text, measure }
-}
-
-fn artefact_text(artefact: Artefact) -> &'static str {
-    match artefact {
-        Artefact::Kernel => "kernel",
-        Artefact::RootFilesystem => "root filesystem",
-    }
-}
-
-fn launch_text(phase: LaunchPhase) -> &'static str {
-    match phase {
-        LaunchPhase::WaitingForTemplate => "waiting for another pyro that makes the template",
-        LaunchPhase::BootingTemplate => "first use on this host: booting a template",
-        LaunchPhase::WarmingTemplate => "first use on this host: warming the template up",
-        LaunchPhase::FreezingTemplate => "first use on this host: freezing the template",
-        LaunchPhase::Restoring => "restoring a VM",
-        LaunchPhase::Booting => "booting a VM",
-        LaunchPhase::Configuring => "configuring the VM",
-    }
 }
 
 fn report_text(vm_id: &str, accelerator: Accelerator, report: &LaunchReport) -> String {

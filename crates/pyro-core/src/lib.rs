@@ -32,6 +32,8 @@ mod lifecycle;
 
 mod logs;
 
+mod step;
+
 mod streams;
 
 mod capture;
@@ -42,7 +44,7 @@ mod leftovers;
 
 mod doctor;
 
-pub use pyro_environments::{Artefact, PruneScope, PullMode, PullProgress};
+pub use pyro_environments::{EnvironmentName, PruneScope, PullMode, PullProgress};
 pub use pyro_protocol::client::{
     Accelerator, LaunchPhase, LaunchReport, Namespaces, QemuIdentity, StartKind,
 };
@@ -71,6 +73,7 @@ pub use self::limits::{ActiveVmsMax, MemoryMib, Metadata, TimeToLive, Timeout, V
 pub use self::logs::{LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog, RunState};
 pub use self::pyro::{Progress, Pyro};
 pub use self::run::{Cleanup, HostCompat, RunOutcome, RunRequest};
+pub use self::step::{Measure, Step};
 pub use self::streams::Streams;
 pub use self::vm::{Network, Vm, VmRequest, VmStart};
 pub use pyro_supervisor::server::serve_inherited_socket;
