@@ -106,6 +106,11 @@ impl ActiveVmsMax {
     pub const MAX: u16 = 1000;
     pub const DEFAULT: Self = Self(4);
 
+    pub fn new(value: i64) -> Result<Self, PyroError> {
+        within("max_active_vms", value, Self::MIN.into(), Self::MAX.into())
+            .map(|value| Self(u16::try_from(value).expect("the limits fit")))
+    }
+
     /// Parses the value of what is called `name`.
     pub(crate) fn parse(name: &str, text: &str) -> Result<Self, PyroError> {
         let number = text.trim().parse().ok();

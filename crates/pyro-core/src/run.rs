@@ -97,6 +97,7 @@ fn means_no_vm(failure: &PyroError) -> bool {
         | ErrorKind::Internal
         | ErrorKind::UnknownVm
         | ErrorKind::WrongVmState
-        | ErrorKind::TooManyVms => false,
+        | ErrorKind::TooManyVms
+        | ErrorKind::DeadlineReached => false,
     }
 }

@@ -40,10 +40,12 @@ pub enum FailureKind {
     WrongVmState,
     /// There are as many VMs as there may be.
     TooManyVms,
+    /// A call took longer than whoever serves it allows.
+    DeadlineReached,
 }
 
 impl FailureKind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::InvalidInput,
         Self::UnknownEnvironment,
         Self::EnvironmentUnavailable,
@@ -58,6 +60,7 @@ impl FailureKind {
         Self::UnknownVm,
         Self::WrongVmState,
         Self::TooManyVms,
+        Self::DeadlineReached,
     ];
 
     /// The stable name, as in `{"error": {"code": …}}`.
@@ -77,6 +80,7 @@ impl FailureKind {
             Self::UnknownVm => "unknown_vm",
             Self::WrongVmState => "wrong_vm_state",
             Self::TooManyVms => "too_many_vms",
+            Self::DeadlineReached => "deadline_reached",
         }
     }
 }
