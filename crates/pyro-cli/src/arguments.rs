@@ -3,6 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::mcp_arguments::McpCommand;
+
 /// Disposable Linux machines for code you do not trust
 #[derive(Debug, Parser)]
 #[command(name = "pyro", version, max_term_width = 100, disable_help_subcommand = true)]
@@ -28,6 +30,9 @@ pub(crate) enum Command {
     /// Look at, fetch and delete environments
     #[command(subcommand, name = "env")]
     Environment(EnvironmentCommand),
+    /// Serve VMs to agents as tools of the Model Context Protocol
+    #[command(subcommand)]
+    Mcp(McpCommand),
     /// Check whether this host can run VMs
     Doctor {
         #[command(flatten)]
@@ -271,7 +276,7 @@ pub(crate) struct OutputArguments {
     pub(crate) verbose: bool,
 }
 
-fn whole_number(text: &str) -> Result<i64, String> {
+pub(crate) fn whole_number(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| "a whole number is needed, see `pyro run --help`".to_owned())
 }
 
@@ -280,7 +285,7 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
     Ok((parts.0.to_owned(), parts.1.to_owned()))
 }
 
-fn number(text: &str) -> Result<f64, String> {
+pub(crate) fn number(text: &str) -> Result<f64, String> {
     text.parse().map_err(|_| "a number is needed, for instance 30 or 0.5".to_owned())
 }
 

@@ -2,6 +2,8 @@
 
 mod arguments;
 
+mod mcp_arguments;
+
 mod commands;
 
 mod interrupt;

@@ -22,6 +22,8 @@ pub struct Variables(BTreeMap<String, String>);
 pub struct WorkingDirectory(String);
 
 impl CommandText {
+    pub const BYTES_MAX: usize = COMMAND_BYTES_MAX;
+
     pub fn new(text: impl Into<String>) -> Result<Self, PyroError> {
         let text = text.into();
         if text.trim().is_empty() {

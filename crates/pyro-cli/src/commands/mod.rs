@@ -5,6 +5,7 @@ mod environment;
 mod execution;
 pub(crate) mod internal;
 mod logs;
+mod mcp;
 mod requests;
 mod run;
 mod vm;
@@ -23,6 +24,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Vm(command) => vm::execute(command),
         Command::Environment(command) => environment::execute(command),
+        Command::Mcp(command) => mcp::execute(command),
         Command::Doctor { output } => doctor::doctor(output),
         Command::Completions { shell } => {
             let mut script = Vec::new();

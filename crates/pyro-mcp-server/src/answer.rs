@@ -1,0 +1,73 @@
+//! What a call is answered with: the object that the command line prints with `--json`, and a text to read.
+
+use pyro_core::{
+    Cleanup, EnvironmentList, NetworkInfo, PyroError, ReapReport, RunOutcome, VmExecOutcome, VmInfo,
+};
+use rmcp::model::{CallToolResult, ContentBlock};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::text;
+
+/// An answer to a call that was carried out.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    object: Value,
+    text: String,
+}
+
+impl Answer {
+    pub(crate) fn of_run(outcome: &RunOutcome) -> Self {
+        Self::new(outcome, text::executed(&outcome.exec))
+    }
+
+    pub(crate) fn of_exec(outcome: &VmExecOutcome) -> Self {
+        Self::new(outcome, text::executed(&outcome.exec))
+    }
+
+    pub(crate) fn of_environments(list: &EnvironmentList) -> Self {
+        Self::new(list, text::environments(list))
+    }
+
+    pub(crate) fn of_vm(vm: &VmInfo) -> Self {
+        Self::new(vm, text::vm(vm))
+    }
+
+    pub(crate) fn of_network(info: &NetworkInfo) -> Self {
+        Self::new(info, text::network(info))
+    }
+
+    pub(crate) fn of_deletion(deleted: &Cleanup) -> Self {
+        Self::new(deleted, format!("vm {} is deleted", deleted.vm_id))
+    }
+
+    pub(crate) fn of_reaping(report: &ReapReport) -> Self {
+        Self::new(report, text::reaped(report))
+    }
+
+    fn new(value: &impl Serialize, text: String) -> Self {
+        let object = serde_json::to_value(value).expect("payloads have string keys");
+        Self { object, text }
+    }
+
+    pub(crate) fn into_result(self) -> CallToolResult {
+        let mut result = CallToolResult::success(vec![ContentBlock::text(self.text)]);
+        result.structured_content = Some(self.object);
+        result
+    }
+}
+
+/// The answer to a call that was not.
+pub(crate) fn failure(failure: &PyroError) -> CallToolResult {
+    let mut result = CallToolResult::error(vec![ContentBlock::text(text::failure(failure))]);
+    result.structured_content = Some(json!({
+        "ok": false,
+        "error": {
+            "code": failure.kind.code(),
+            "message": failure.message,
+            "causes": failure.causes,
+            "hints": failure.hints,
+        },
+    }));
+    result
+}

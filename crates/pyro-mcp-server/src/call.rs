@@ -1,0 +1,176 @@
+//! A call, parsed and within its pins: what the core is asked for, and how long that may take.
+
+use std::time::Duration;
+
+use pyro_core::{
+    CaptureLimit, CommandText, CreateRequest, ErrorKind, ExecRequest, HostCompat, MemoryMib,
+    Metadata, Network, PyroError, RunRequest, TimeToLive, Timeout, VcpuCount, VmId, VmRequest,
+    parse_environment,
+};
+use rmcp::model::JsonObject;
+
+use crate::arguments::Arguments;
+use crate::pins::Pins;
+use crate::schema::{OUTPUT_BYTES_DEFAULT, OUTPUT_BYTES_MAX};
+use crate::tool::Tool;
+use crate::turns;
+
+/// For what only looks at files and asks supervisors.
+const BRIEF: Duration = Duration::from_mins(1);
+
+/// For a VM's machine to start, where emulation and a busy host are slow.
+const START: Duration = Duration::from_mins(5);
+
+/// For a VM from nothing: its environment is pulled, its template made.
+const FROM_NOTHING: Duration = Duration::from_mins(30);
+
+/// From the end of a command's time to the end of its call.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// What the core is asked for.
+#[derive(Debug)]
+pub(crate) enum Call {
+    Run(Box<RunRequest>, Input),
+    ListEnvironments,
+    Create(Box<CreateRequest>),
+    Start(VmId),
+    Exec(VmId, ExecRequest, Input),
+    Status(VmId),
+    NetworkInfo(VmId),
+    Stop(VmId),
+    Delete(VmId),
+    ReapExpired,
+}
+
+/// A command's standard input.
+#[derive(Debug)]
+pub(crate) struct Input(pub(crate) Option<String>);
+
+impl Call {
+    /// Fails with what is wrong with an argument, and with the pin that it goes beyond.
+    pub(crate) fn parse(
+        tool: Tool,
+        arguments: Option<JsonObject>,
+        pins: &Pins,
+    ) -> Result<Self, PyroError> {
+        let mut arguments = Arguments::new(tool, arguments)?;
+        let arguments = &mut arguments;
+        match tool {
+            Tool::Run => {
+                // The command first: it is what is forgotten most.
+                let exec = exec(arguments, pins)?;
+                let input = Input(arguments.text("stdin")?);
+                let host_compat = host_compat(arguments, pins)?;
+                let vm = vm(arguments, pins)?;
+                Ok(Self::Run(Box::new(RunRequest { vm, exec, host_compat }), input))
+            }
+            Tool::Create => {
+                let metadata = Metadata::new(arguments.texts("metadata")?)?;
+                let host_compat = host_compat(arguments, pins)?;
+                let vm = vm(arguments, pins)?;
+                Ok(Self::Create(Box::new(CreateRequest { vm, metadata, host_compat })))
+            }
+            Tool::Exec => {
+                let exec = exec(arguments, pins)?;
+                let input = Input(arguments.text("stdin")?);
+                Ok(Self::Exec(vm_id(arguments)?, exec, input))
+            }
+            Tool::ListEnvironments => Ok(Self::ListEnvironments),
+            Tool::Start => vm_id(arguments).map(Self::Start),
+            Tool::Status => vm_id(arguments).map(Self::Status),
+            Tool::NetworkInfo => vm_id(arguments).map(Self::NetworkInfo),
+            Tool::Stop => vm_id(arguments).map(Self::Stop),
+            Tool::Delete => vm_id(arguments).map(Self::Delete),
+            Tool::ReapExpired => Ok(Self::ReapExpired),
+        }
+    }
+
+    /// How long the call may take, whatever happens.
+    pub(crate) fn deadline(&self) -> Duration {
+        match self {
+            Self::Run(request, _) => {
+                turns::WAIT_MAX + FROM_NOTHING + request.exec.timeout.get() + GRACE
+            }
+            Self::Create(_) => FROM_NOTHING,
+            Self::Start(_) => START,
+            Self::Exec(_, request, _) => request.timeout.get() + GRACE,
+            Self::ListEnvironments
+            | Self::Status(_)
+            | Self::NetworkInfo(_)
+            | Self::Stop(_)
+            | Self::Delete(_)
+            | Self::ReapExpired => BRIEF,
+        }
+    }
+
+    /// The longest deadline that a call can have.
+    pub(crate) fn deadline_max(pins: &Pins) -> Duration {
+        turns::WAIT_MAX + FROM_NOTHING + pins.timeout_max.get() + GRACE
+    }
+}
+
+fn vm(arguments: &mut Arguments, pins: &Pins) -> Result<VmRequest, PyroError> {
+    let environment = parse_environment(&arguments.required_text("environment")?)?;
+    // What the caller leaves open stays within the pins.
+    let vcpu_count = match arguments.whole_number("vcpu_count")? {
+        Some(count) => VcpuCount::new(count)?,
+        None => smaller(VcpuCount::DEFAULT, pins.vcpu_count_max, VcpuCount::get),
+    };
+    let memory = match arguments.whole_number("mem_mib")? {
+        Some(mib) => MemoryMib::new(mib)?,
+        None => smaller(MemoryMib::DEFAULT, pins.memory_max, MemoryMib::get),
+    };
+    let time_to_live = match arguments.whole_number("ttl_seconds")? {
+        Some(seconds) => TimeToLive::from_seconds(seconds)?,
+        None => smaller(TimeToLive::DEFAULT, pins.time_to_live_max, TimeToLive::get),
+    };
+    let network = if arguments.flag("network")? { Network::On } else { Network::Off };
+    let request = VmRequest { environment, vcpu_count, memory, time_to_live, network };
+    pins.check_vm(&request)?;
+    Ok(request)
+}
+
+fn exec(arguments: &mut Arguments, pins: &Pins) -> Result<ExecRequest, PyroError> {
+    let command = CommandText::new(arguments.required_text("command")?)?;
+    let timeout = match arguments.number("timeout_seconds")? {
+        Some(seconds) => Timeout::from_seconds(seconds)?,
+        None => smaller(Timeout::DEFAULT, pins.timeout_max, Timeout::get),
+    };
+    pins.check_timeout(timeout)?;
+    let capture = capture(arguments)?;
+    let (variables, directory) = (arguments.texts("env")?, arguments.text("cwd")?);
+    if !variables.is_empty() || directory.is_some() {
+        return Err(PyroError::new(ErrorKind::NotAvailable, "env and cwd are not available yet")
+            .hint("put them into the command: `cd /tmp && NAME=value program`"));
+    }
+    Ok(ExecRequest { command, timeout, capture })
+}
+
+fn capture(arguments: &mut Arguments) -> Result<CaptureLimit, PyroError> {
+    let Some(bytes) = arguments.whole_number("output_bytes_max")? else {
+        return Ok(CaptureLimit(OUTPUT_BYTES_DEFAULT));
+    };
+    let within = usize::try_from(bytes).ok().filter(|bytes| *bytes <= OUTPUT_BYTES_MAX);
+    within.map(CaptureLimit).ok_or_else(|| {
+        let message =
+            format!("output_bytes_max must be between 0 and {OUTPUT_BYTES_MAX}, not {bytes}");
+        PyroError::new(ErrorKind::InvalidInput, message)
+    })
+}
+
+fn host_compat(arguments: &mut Arguments, pins: &Pins) -> Result<HostCompat, PyroError> {
+    let wanted = match arguments.flag("allow_host_compat")? {
+        true => HostCompat::Allowed,
+        false => HostCompat::Forbidden,
+    };
+    pins.check_host_compat(wanted)?;
+    Ok(wanted)
+}
+
+fn vm_id(arguments: &mut Arguments) -> Result<VmId, PyroError> {
+    VmId::new(&arguments.required_text("vm_id")?)
+}
+
+fn smaller<T: Copy, V: PartialOrd>(one: T, other: T, value: impl Fn(T) -> V) -> T {
+    if value(one) <= value(other) { one } else { other }
+}

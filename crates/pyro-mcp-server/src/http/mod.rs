@@ -1,0 +1,121 @@
+//! The server over HTTP, for clients that do not start it themselves.
+//!
+//! The SDK speaks the protocol. What is ours is who may speak to it ([`guard`](self::guard)), how many conversations it
+//! keeps ([`sessions`](self::sessions)), and that a call ends when whoever made it has gone.
+
+mod gone;
+mod guard;
+mod sessions;
+mod token;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use rmcp::transport::streamable_http_server::StreamableHttpServerConfig;
+use rmcp::transport::streamable_http_server::tower::StreamableHttpService;
+use tokio::net::TcpListener;
+
+pub(crate) use self::gone::ClientGone;
+use self::guard::Guard;
+use self::sessions::Sessions;
+pub use self::token::{BearerToken, TokenError};
+use crate::server::{MESSAGE_BYTES_MAX, Server};
+
+/// The path of the one endpoint.
+const PATH: &str = "/mcp";
+
+/// For connections to end by themselves when the server is closed.
+const CONNECTIONS_END_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How often a stream without events shows that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Where to listen, and whom to serve.
+#[derive(Debug)]
+pub struct HttpSettings {
+    /// Port 0 for any that is free.
+    pub address: SocketAddr,
+    pub token: BearerToken,
+    /// The web pages whose requests are served, as in the header `Origin`. Everything that is no browser sends none.
+    pub allowed_origins: Vec<String>,
+    /// Names by which clients may call this host, beside its address and `localhost`.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct HttpServer {
+    server: Server,
+    listener: TcpListener,
+    address: SocketAddr,
+    guard: Guard,
+}
+
+/// Why nobody can listen.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct ListenError {
+    pub address: SocketAddr,
+    pub source: io::Error,
+}
+
+impl HttpServer {
+    /// Begins to listen.
+    pub async fn listen(server: Server, settings: HttpSettings) -> Result<Self, ListenError> {
+        let cannot_listen = |source| ListenError { address: settings.address, source };
+        let listener = TcpListener::bind(settings.address).await.map_err(cannot_listen)?;
+        let address = listener.local_addr().map_err(cannot_listen)?;
+        let guard = Guard::new(
+            address.ip(),
+            settings.token,
+            settings.allowed_origins,
+            settings.allowed_hosts,
+        );
+        Ok(Self { server, listener, address, guard })
+    }
+
+    /// Where clients reach it.
+    pub fn url(&self) -> String {
+        format!("http://{}{PATH}", self.address)
+    }
+
+    /// Serves until the server is closed. Fails where no connection can be taken any more.
+    pub async fn serve(self) -> io::Result<()> {
+        let Self { server, listener, guard, .. } = self;
+        let closing = server.closing();
+        let sessions = Arc::new(Sessions::new(server.pins()));
+        let mut config = StreamableHttpServerConfig::default()
+            // The guard has looked at them already, more strictly.
+            .disable_allowed_hosts()
+            .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
+            .with_cancellation_token(closing.clone())
+            .with_sse_keep_alive(Some(KEEP_ALIVE));
+        // Whoever is told to come back would find that the call has ended with its stream.
+        config.sse_retry = None;
+        let factory = {
+            let (server, closing) = (server.clone(), closing.clone());
+            move || Ok(server.connection(closing.clone()))
+        };
+        let service = StreamableHttpService::new(factory, sessions.manager(), config);
+        let router = Router::new()
+            .route_service(PATH, service)
+            .layer(from_fn_with_state(sessions, sessions::make_room))
+            .layer(axum::middleware::from_fn(gone::watch))
+            .layer(from_fn_with_state(Arc::new(guard), guard::admit));
+        let closed = closing.clone();
+        let serving = axum::serve(listener, router)
+            .with_graceful_shutdown(async move { closed.cancelled().await });
+        let overdue = async {
+            closing.cancelled().await;
+            tokio::time::sleep(CONNECTIONS_END_DEADLINE).await;
+        };
+        tokio::select! {
+            ended = serving => ended,
+            () = overdue => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What the operator of a server allows. No call can widen it, and each refusal says so: a model has to know that
+//! asking again with other words does not help.
+
+use pyro_core::{
+    ActiveVmsMax, EnvironmentName, ErrorKind, HostCompat, MemoryMib, Network, PyroError,
+    TimeToLive, Timeout, VcpuCount, VmRequest,
+};
+
+/// Limits within the core's own, by default those.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    /// The environments that calls may use; `None` for the whole catalog.
+    pub environments: Option<Vec<EnvironmentName>>,
+    pub vcpu_count_max: VcpuCount,
+    pub memory_max: MemoryMib,
+    pub time_to_live_max: TimeToLive,
+    pub timeout_max: Timeout,
+    /// How many VMs there may be, and how many one-shot runs at once; `None` for what the core is configured for.
+    pub active_vms_max: Option<ActiveVmsMax>,
+    /// Whether a call may ask for a network.
+    pub network: Network,
+    /// Whether a call may ask for a command to run on the host where no VM can be had.
+    pub host_compat: HostCompat,
+}
+
+impl Pins {
+    /// The longest time-out where the operator says nothing: no VM lives longer.
+    pub const TIMEOUT_SECONDS_MAX_DEFAULT: u32 = TimeToLive::MAX_SECONDS;
+}
+
+impl Default for Pins {
+    fn default() -> Self {
+        const VALID: &str = "the core's own maximum is allowed";
+        Self {
+            environments: None,
+            vcpu_count_max: VcpuCount::new(VcpuCount::MAX.into()).expect(VALID),
+            memory_max: MemoryMib::new(MemoryMib::MAX.into()).expect(VALID),
+            time_to_live_max: TimeToLive::from_seconds(TimeToLive::MAX_SECONDS.into())
+                .expect(VALID),
+            timeout_max: Timeout::from_seconds(Self::TIMEOUT_SECONDS_MAX_DEFAULT.into())
+                .expect(VALID),
+            active_vms_max: None,
+            network: Network::On,
+            host_compat: HostCompat::Forbidden,
+        }
+    }
+}
+
+impl Pins {
+    /// The environments that calls may use.
+    pub(crate) fn environments(&self) -> Vec<EnvironmentName> {
+        EnvironmentName::all().filter(|name| self.allows(*name)).collect()
+    }
+
+    pub(crate) fn allows(&self, environment: EnvironmentName) -> bool {
+        self.environments.as_ref().is_none_or(|allowed| allowed.contains(&environment))
+    }
+
+    /// Fails with `invalid_input` where the request goes beyond a pin.
+    pub(crate) fn check_vm(&self, request: &VmRequest) -> Result<(), PyroError> {
+        if !self.allows(request.environment) {
+            let allowed: Vec<_> = self.environments().iter().map(ToString::to_string).collect();
+            let name = request.environment;
+            let message = format!(
+                "environment '{name}' is not allowed; expected one of: {}",
+                allowed.join(", ")
+            );
+            return Err(refused(message, "--allow-environment"));
+        }
+        let count = u64::from(request.vcpu_count.get());
+        at_most("vcpu_count", count, self.vcpu_count_max.get().into(), "--max-vcpu-count")?;
+        let mib = u64::from(request.memory.get());
+        at_most("mem_mib", mib, self.memory_max.get().into(), "--max-mem-mib")?;
+        let seconds = request.time_to_live.get().as_secs();
+        let seconds_max = self.time_to_live_max.get().as_secs();
+        at_most("ttl_seconds", seconds, seconds_max, "--max-ttl-seconds")?;
+        if request.network == Network::On && self.network == Network::Off {
+            return Err(refused("network must be false".to_owned(), "--no-network"));
+        }
+        Ok(())
+    }
+
+    /// Fails with `invalid_input` for a time-out that is too long.
+    pub(crate) fn check_timeout(&self, timeout: Timeout) -> Result<(), PyroError> {
+        let (seconds, max) = (timeout.get().as_secs_f64(), self.timeout_max.get().as_secs_f64());
+        at_most("timeout_seconds", seconds, max, "--max-timeout-seconds")
+    }
+
+    /// Fails with `invalid_input` where nothing may run on the host.
+    pub(crate) fn check_host_compat(&self, wanted: HostCompat) -> Result<(), PyroError> {
+        match (wanted, self.host_compat) {
+            (HostCompat::Allowed, HostCompat::Forbidden) => Err(PyroError::new(
+                ErrorKind::InvalidInput,
+                "allow_host_compat must be false: the operator of this server did not set \
+                 `--allow-host-compat`",
+            )
+            .hint("leave it out: the command then runs in a VM, or not at all")),
+            (HostCompat::Allowed | HostCompat::Forbidden, _) => Ok(()),
+        }
+    }
+
+    /// Adds that the operator has set it to the core's refusal of one more VM.
+    pub(crate) fn explain(&self, failure: PyroError) -> PyroError {
+        match (failure.kind, self.active_vms_max) {
+            (ErrorKind::TooManyVms, Some(max)) => failure.hint(format!(
+                "the operator of this server set `--max-active-vms {}`: end what is no longer needed",
+                max.get()
+            )),
+            _ => failure,
+        }
+    }
+}
+
+fn at_most<T: PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: T,
+    max: T,
+    option: &str,
+) -> Result<(), PyroError> {
+    if value <= max {
+        return Ok(());
+    }
+    let message = format!("{name} must be at most {max}, not {value}");
+    Err(refused(message, &format!("{option} {max}")))
+}
+
+fn refused(message: String, option: &str) -> PyroError {
+    PyroError::new(ErrorKind::InvalidInput, message)
+        .cause(format!("the operator of this server set `{option}`"))
+        .hint("stay within it: no call can change it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> VmRequest {
+        VmRequest {
+            environment: pyro_core::parse_environment("debian:12").unwrap(),
+            vcpu_count: VcpuCount::new(2).unwrap(),
+            memory: MemoryMib::new(2048).unwrap(),
+            time_to_live: TimeToLive::from_seconds(600).unwrap(),
+            network: Network::On,
+        }
+    }
+
+    #[test]
+    fn without_pins_the_limits_are_those_of_the_core() {
+        let pins = Pins::default();
+        pins.check_vm(&request()).unwrap();
+        assert_eq!(pins.environments().len(), EnvironmentName::all().count());
+        assert!(pins.check_timeout(Timeout::from_seconds(3600.5).unwrap()).is_err());
+    }
+
+    #[test]
+    fn each_refusal_names_the_value_the_limit_and_the_pin() {
+        let base = pyro_core::parse_environment("debian:12-base").unwrap();
+        let cases = [
+            (
+                Pins { environments: Some(vec![base]), ..Pins::default() },
+                "environment 'debian:12' is not allowed; expected one of: debian:12-base",
+                "--allow-environment",
+            ),
+            (
+                Pins { vcpu_count_max: VcpuCount::new(1).unwrap(), ..Pins::default() },
+                "vcpu_count must be at most 1, not 2",
+                "--max-vcpu-count 1",
+            ),
+            (
+                Pins { memory_max: MemoryMib::new(1024).unwrap(), ..Pins::default() },
+                "mem_mib must be at most 1024, not 2048",
+                "--max-mem-mib 1024",
+            ),
+            (
+                Pins { time_to_live_max: TimeToLive::from_seconds(60).unwrap(), ..Pins::default() },
+                "ttl_seconds must be at most 60, not 600",
+                "--max-ttl-seconds 60",
+            ),
+            (
+                Pins { network: Network::Off, ..Pins::default() },
+                "network must be false",
+                "--no-network",
+            ),
+        ];
+        for (pins, message, option) in cases {
+            let error = pins.check_vm(&request()).unwrap_err();
+            assert_eq!(error.message, message);
+            assert_eq!(error.kind, ErrorKind::InvalidInput);
+            let cause = format!("the operator of this server set `{option}`");
+            assert_eq!(error.causes, [cause]);
+        }
+    }
+}

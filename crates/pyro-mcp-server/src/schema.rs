@@ -1,0 +1,268 @@
+//! The tools' schemas. Limits and defaults are taken from the core and from the pins, so none can be wrong here.
+//!
+//! Every word of this costs each conversation of each client, so only what a name does not say is described. The schema
+//! of a result also accepts the object of a failure: some clients check that one, too.
+
+use std::sync::Arc;
+
+use pyro_core::{CommandText, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount};
+use rmcp::model::JsonObject;
+use serde_json::{Value, json};
+
+use crate::pins::Pins;
+use crate::tool::Tool;
+
+/// How much of each output stream a result holds where the call says nothing: what a model reads at once.
+pub(crate) const OUTPUT_BYTES_DEFAULT: usize = 16 << 10;
+
+/// How much of each output stream a result holds at most.
+pub(crate) const OUTPUT_BYTES_MAX: usize = 1 << 20;
+
+const _: () = assert!(OUTPUT_BYTES_DEFAULT <= OUTPUT_BYTES_MAX);
+
+/// What a tool takes.
+pub(crate) fn input(tool: Tool, pins: &Pins) -> Arc<JsonObject> {
+    let (properties, required): (Value, &[&str]) = match tool {
+        Tool::Run => (merged(&[machine(pins), command(pins)]), &["environment", "command"]),
+        Tool::Create => (
+            merged(&[
+                machine(pins),
+                json!({ "metadata": {
+                    "type": "object",
+                    "additionalProperties": { "type": "string" },
+                    "maxProperties": Metadata::ENTRIES_MAX,
+                    "description": "Notes that vm_status shows",
+                }}),
+            ]),
+            &["environment"],
+        ),
+        Tool::Exec => (merged(&[vm_id(), command(pins)]), &["vm_id", "command"]),
+        Tool::Start | Tool::Stop | Tool::Status | Tool::Delete | Tool::NetworkInfo => {
+            (vm_id(), &["vm_id"])
+        }
+        Tool::ListEnvironments | Tool::ReapExpired => (json!({}), &[]),
+    };
+    let mut schema = json!({
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": false,
+    });
+    if !required.is_empty() {
+        schema["required"] = json!(required);
+    }
+    object(schema)
+}
+
+/// The names of a tool's arguments.
+pub(crate) fn argument_names(tool: Tool) -> Vec<String> {
+    let schema = input(tool, &Pins::default());
+    let properties = schema["properties"].as_object().expect("every input schema has them");
+    properties.keys().cloned().collect()
+}
+
+fn machine(pins: &Pins) -> Value {
+    let environments: Vec<_> = pins.environments().iter().map(|name| name.as_str()).collect();
+    let count_max = pins.vcpu_count_max.get();
+    let mib_max = pins.memory_max.get();
+    let seconds_max = pins.time_to_live_max.get().as_secs();
+    json!({
+        "environment": {
+            "type": "string",
+            "enum": environments,
+            "description": "See vm_list_environments",
+        },
+        "vcpu_count": {
+            "type": "integer",
+            "minimum": VcpuCount::MIN,
+            "maximum": count_max,
+            "default": VcpuCount::DEFAULT.get().min(count_max),
+        },
+        "mem_mib": {
+            "type": "integer",
+            "minimum": MemoryMib::MIN,
+            "maximum": mib_max,
+            "default": MemoryMib::DEFAULT.get().min(mib_max),
+        },
+        "ttl_seconds": {
+            "type": "integer",
+            "minimum": TimeToLive::MIN_SECONDS,
+            "maximum": seconds_max,
+            "default": TimeToLive::DEFAULT.get().as_secs().min(seconds_max),
+            "description": "The VM is destroyed after that, whatever it does",
+        },
+        "network": { "type": "boolean", "default": false },
+        "allow_host_compat": {
+            "type": "boolean",
+            "default": false,
+            "description": "Run on the host, unprotected, if no VM can be had; only if the user asks for it",
+        },
+    })
+}
+
+fn command(pins: &Pins) -> Value {
+    let seconds_max = pins.timeout_max.get().as_secs_f64();
+    json!({
+        "command": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": CommandText::BYTES_MAX,
+            "description": "For /bin/sh -lc, e.g. \"python3 -c 'print(6*7)'\"",
+        },
+        "timeout_seconds": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": seconds_max,
+            "default": Timeout::DEFAULT.get().as_secs_f64().min(seconds_max),
+            "description": "The command is killed after that; its output so far is kept",
+        },
+        "env": {
+            "type": "object",
+            "additionalProperties": { "type": "string" },
+            "description": "Environment variables",
+        },
+        "cwd": { "type": "string", "description": "Absolute working directory" },
+        "stdin": { "type": "string", "description": "Standard input, e.g. a script for `python3 -`" },
+        "output_bytes_max": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": OUTPUT_BYTES_MAX,
+            "default": OUTPUT_BYTES_DEFAULT,
+            "description": "Per stream; of more, head and tail are kept",
+        },
+    })
+}
+
+fn vm_id() -> Value {
+    json!({ "vm_id": { "type": "string", "pattern": "^[0-9a-f]{12}$" } })
+}
+
+/// What a tool gives.
+pub(crate) fn output(tool: Tool) -> Arc<JsonObject> {
+    let (properties, required): (Value, &[&str]) = match tool {
+        Tool::Run => (
+            merged(&[
+                executed(),
+                json!({
+                    "vm_start": { "enum": ["restored", "booted", null] },
+                    "restore_failure": optional("string"),
+                }),
+            ]),
+            &["exit_code", "stdout", "stderr"],
+        ),
+        Tool::Exec => (executed(), &["exit_code", "stdout", "stderr"]),
+        Tool::ListEnvironments => (
+            json!({
+                "catalog_version": { "type": "string" },
+                "environments": { "type": "array", "items": {
+                    "type": "object",
+                    "properties": {
+                        "name": { "type": "string" },
+                        "description": { "type": "string" },
+                        "default_packages": { "type": "array", "items": { "type": "string" } },
+                        "installed": { "type": "boolean" },
+                    },
+                }},
+            }),
+            &["environments"],
+        ),
+        Tool::Create | Tool::Start | Tool::Stop | Tool::Status => {
+            (vm(), &["vm_id", "state", "expires_at"])
+        }
+        Tool::Delete => (deletion(), &["vm_id", "deleted"]),
+        Tool::NetworkInfo => (
+            json!({
+                "vm_id": { "type": "string" },
+                "network_enabled": { "type": "boolean" },
+                "outbound_connectivity_expected": { "type": "boolean" },
+                "reason": { "type": "string" },
+            }),
+            &["vm_id", "network_enabled"],
+        ),
+        Tool::ReapExpired => (
+            json!({
+                "deleted_vm_ids": { "type": "array", "items": { "type": "string" } },
+                "count": { "type": "integer" },
+            }),
+            &["deleted_vm_ids", "count"],
+        ),
+    };
+    object(json!({
+        "type": "object",
+        "properties": properties,
+        "anyOf": [{ "required": required }, { "required": ["error"] }],
+    }))
+}
+
+fn executed() -> Value {
+    json!({
+        "vm_id": { "type": "string" },
+        "environment": { "type": "string" },
+        "environment_version": { "type": "string" },
+        "command": { "type": "string" },
+        "stdout": { "type": "string" },
+        "stderr": { "type": "string" },
+        "exit_code": { "type": "integer" },
+        "duration_ms": { "type": "integer" },
+        "execution_mode": { "enum": ["guest", "host_compat"] },
+        "timed_out": { "type": "boolean" },
+        "stdout_truncated": { "type": "boolean" },
+        "stderr_truncated": { "type": "boolean" },
+        "stdout_bytes": { "type": "integer" },
+        "stderr_bytes": { "type": "integer" },
+        "accelerator": accelerator(),
+        "out_of_memory": { "type": "boolean" },
+        "cleanup": { "type": "object", "properties": deletion() },
+    })
+}
+
+fn vm() -> Value {
+    json!({
+        "vm_id": { "type": "string" },
+        "environment": { "type": "string" },
+        "environment_version": { "type": "string" },
+        "vcpu_count": { "type": "integer" },
+        "mem_mib": { "type": "integer" },
+        "ttl_seconds": { "type": "integer" },
+        "created_at": { "type": "number" },
+        "expires_at": { "type": "number", "description": "Seconds since 1970" },
+        "state": { "enum": ["created", "started", "stopped"] },
+        "network_enabled": { "type": "boolean" },
+        "allow_host_compat": { "type": "boolean" },
+        "guest_ip": optional("string"),
+        "tap_name": optional("string"),
+        "execution_mode": { "enum": ["pending", "guest"] },
+        "metadata": { "type": "object" },
+        "accelerator": accelerator(),
+    })
+}
+
+fn deletion() -> Value {
+    json!({
+        "vm_id": { "type": "string" },
+        "deleted": { "type": "boolean" },
+        "reason": { "type": "string" },
+    })
+}
+
+fn accelerator() -> Value {
+    json!({ "enum": ["kvm", "tcg", null] })
+}
+
+fn optional(kind: &str) -> Value {
+    json!({ "type": [kind, "null"] })
+}
+
+fn merged(parts: &[Value]) -> Value {
+    let mut whole = JsonObject::new();
+    for part in parts {
+        whole.extend(part.as_object().cloned().unwrap_or_default());
+    }
+    Value::Object(whole)
+}
+
+fn object(schema: Value) -> Arc<JsonObject> {
+    match schema {
+        Value::Object(schema) => Arc::new(schema),
+        other => unreachable!("a schema is an object, not {other}"),
+    }
+}

@@ -1,0 +1,168 @@
+//! Answers as texts, for clients that show a model nothing else. Short: whatever is as usual goes without saying.
+
+use pyro_core::{
+    EnvironmentList, ExecOutcome, ExecutionMode, NetworkInfo, PyroError, ReapReport, VmInfo,
+};
+
+use crate::schema::OUTPUT_BYTES_MAX;
+
+/// A command's output, and below it what is remarkable about its end.
+pub(crate) fn executed(outcome: &ExecOutcome) -> String {
+    let mut text = outcome.stdout.clone();
+    if !outcome.stderr.is_empty() {
+        begin_line(&mut text);
+        text += "[stderr]\n";
+        text += &outcome.stderr;
+    }
+    if let Some(end) = ending(outcome) {
+        begin_line(&mut text);
+        text += &end;
+    }
+    text
+}
+
+fn ending(outcome: &ExecOutcome) -> Option<String> {
+    let mut remarks = Vec::new();
+    if outcome.timed_out {
+        remarks.push("timed out".to_owned());
+    }
+    if outcome.out_of_memory {
+        remarks.push("out of memory".to_owned());
+    }
+    let is_silent = outcome.stdout.is_empty() && outcome.stderr.is_empty();
+    let is_usual = remarks.is_empty() && outcome.exit_code == 0;
+    if !is_usual || is_silent {
+        remarks.push(format!("exit code {}", outcome.exit_code));
+        remarks.push(format!("{} ms", outcome.duration_ms));
+    }
+    if is_silent {
+        remarks.push("no output".to_owned());
+    }
+    let mut lines = Vec::new();
+    if !remarks.is_empty() {
+        lines.push(format!("[{}]", remarks.join(", ")));
+    }
+    if outcome.execution_mode == ExecutionMode::HostCompat {
+        lines.push("[ran on the host itself: no VM could be had]".to_owned());
+    }
+    if outcome.stdout_truncated || outcome.stderr_truncated {
+        lines.push(truncation(outcome));
+    }
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+fn truncation(outcome: &ExecOutcome) -> String {
+    let streams = [
+        ("stdout", outcome.stdout_truncated, outcome.stdout_bytes),
+        ("stderr", outcome.stderr_truncated, outcome.stderr_bytes),
+    ];
+    let cut = streams.iter().filter(|(_, truncated, _)| *truncated);
+    let cut: Vec<_> = cut.map(|(name, _, bytes)| format!("{name} has {bytes} bytes")).collect();
+    format!(
+        "[output cut: {}; for the rest raise output_bytes_max (at most {OUTPUT_BYTES_MAX}) or filter in the command]",
+        cut.join(", ")
+    )
+}
+
+fn begin_line(text: &mut String) {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+}
+
+pub(crate) fn environments(list: &EnvironmentList) -> String {
+    let lines = list.environments.iter().map(|entry| {
+        let state = if entry.installed { "installed" } else { "fetched on first use" };
+        format!("{} ({state}): {}", entry.name, entry.description)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+pub(crate) fn vm(vm: &VmInfo) -> String {
+    format!(
+        "vm {} is {}: {}, vCPUs: {}, {} MiB, expires in {} s",
+        vm.vm_id,
+        vm.state.name(),
+        vm.environment,
+        vm.vcpu_count,
+        vm.mem_mib,
+        vm.time_left().as_secs()
+    )
+}
+
+pub(crate) fn network(info: &NetworkInfo) -> String {
+    let state = if info.network_enabled { "has a network" } else { "has no network" };
+    format!("vm {} {state}: {}", info.vm_id, info.reason)
+}
+
+pub(crate) fn reaped(report: &ReapReport) -> String {
+    match report.deleted_vm_ids.as_slice() {
+        [] => "no VM was expired".to_owned(),
+        ids => format!("deleted: {}", ids.join(", ")),
+    }
+}
+
+pub(crate) fn failure(failure: &PyroError) -> String {
+    let mut text = format!("error ({}): {}", failure.kind.code(), failure.message);
+    for cause in &failure.causes {
+        text += &format!("\ncaused by: {cause}");
+    }
+    for hint in &failure.hints {
+        text += &format!("\nhint: {hint}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome() -> ExecOutcome {
+        ExecOutcome {
+            vm_id: "0123456789ab".to_owned(),
+            environment: "debian:12".to_owned(),
+            environment_version: "1".to_owned(),
+            command: "true".to_owned(),
+            stdout: "out".to_owned(),
+            stderr: String::new(),
+            exit_code: 0,
+            duration_ms: 41,
+            execution_mode: ExecutionMode::Guest,
+            timed_out: false,
+            stdout_truncated: false,
+            stderr_truncated: false,
+            stdout_bytes: 3,
+            stderr_bytes: 0,
+            accelerator: None,
+            out_of_memory: false,
+        }
+    }
+
+    #[test]
+    fn a_success_is_its_output() {
+        assert_eq!(executed(&outcome()), "out");
+    }
+
+    #[test]
+    fn what_is_remarkable_stands_below_the_output() {
+        let stderr = "err\n".to_owned();
+        let failed = ExecOutcome { exit_code: 3, stderr, ..outcome() };
+        assert_eq!(executed(&failed), "out\n[stderr]\nerr\n[exit code 3, 41 ms]");
+        let late = ExecOutcome { exit_code: 124, timed_out: true, ..outcome() };
+        assert_eq!(executed(&late), "out\n[timed out, exit code 124, 41 ms]");
+        let silent = ExecOutcome { stdout: String::new(), ..outcome() };
+        assert_eq!(executed(&silent), "[exit code 0, 41 ms, no output]");
+        let host = ExecOutcome { execution_mode: ExecutionMode::HostCompat, ..outcome() };
+        assert!(executed(&host).contains("on the host itself"));
+    }
+
+    #[test]
+    fn cut_output_says_how_to_get_the_rest() {
+        let cut = ExecOutcome { stdout_truncated: true, stdout_bytes: 99_999, ..outcome() };
+        assert_eq!(
+            executed(&cut),
+            "out\n[output cut: stdout has 99999 bytes; for the rest raise output_bytes_max (at most 1048576) or \
+             filter in the command]"
+        );
+    }
+}
