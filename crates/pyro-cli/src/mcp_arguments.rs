@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::arguments::{ArchiveArguments, number, whole_number};
+use crate::clients::Client;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum McpCommand {
@@ -18,6 +19,32 @@ Examples:
   pyro mcp serve --profile run --allow-environment debian:12 --max-mem-mib 2048
   pyro mcp serve --transport http --token-file ~/.config/pyro-token")]
     Serve(Box<ServeArguments>),
+    /// Print the configuration with which a client uses the server, or install it
+    #[command(after_help = "\
+What follows `--` are options of `pyro mcp serve`, with which the client then starts it. With `--url` the client looks
+for the token in the environment variable PYRO_MCP_TOKEN; no secret is written.
+
+Examples:
+  pyro mcp config --client claude-code
+  pyro mcp config --client codex --install -- --profile run --max-mem-mib 2048
+  pyro mcp config --client vscode --url http://127.0.0.1:8765/mcp")]
+    Config(ConfigArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArguments {
+    /// The client that is to use the server
+    #[arg(long, value_enum)]
+    pub(crate) client: Client,
+    /// Write it into the client's configuration file, beside what is there
+    #[arg(long)]
+    pub(crate) install: bool,
+    /// A server over HTTP that runs already, instead of one that the client starts
+    #[arg(long, value_name = "URL", conflicts_with = "serve_options")]
+    pub(crate) url: Option<String>,
+    /// Options of `pyro mcp serve`, after `--`
+    #[arg(last = true, value_name = "OPTIONS")]
+    pub(crate) serve_options: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -49,6 +49,16 @@ pub struct Config {
     pub terminal_type: Option<String>,
 }
 
+/// Where programs of this user keep their configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserDirectories {
+    pub home: PathBuf,
+    /// `XDG_CONFIG_HOME`, or `.config` at home.
+    pub config: PathBuf,
+    /// `CODEX_HOME`, or `.codex` at home.
+    pub codex: PathBuf,
+}
+
 /// Which accelerator to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceleratorChoice {
@@ -75,10 +85,7 @@ impl Config {
     /// Fails with `invalid_input` for a value that makes no sense, and where neither the directories
     /// nor `HOME` are set.
     pub fn from_environment(pyro: PathBuf) -> Result<Self, PyroError> {
-        Self::from_variables(pyro, &|name| {
-            #[allow(clippy::disallowed_methods, reason = "this is the place that reads them")]
-            std::env::var_os(name).filter(|value| !value.is_empty())
-        })
+        Self::from_variables(pyro, &from_process)
     }
 
     fn from_variables(
@@ -186,6 +193,32 @@ impl Config {
     }
 }
 
+impl UserDirectories {
+    /// Reads the process's environment. Fails with `invalid_input` where `HOME` is not set.
+    pub fn from_environment() -> Result<Self, PyroError> {
+        Self::from_variables(&from_process)
+    }
+
+    fn from_variables(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, PyroError> {
+        let home = variable("HOME")
+            .ok_or_else(|| PyroError::new(ErrorKind::InvalidInput, "HOME is not set"))?;
+        let home = absolute("HOME", &home)?;
+        let directory = |name: &str, below_home: &str| {
+            let given = variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+            given.unwrap_or_else(|| home.join(below_home))
+        };
+        let (config, codex) =
+            (directory("XDG_CONFIG_HOME", ".config"), directory("CODEX_HOME", ".codex"));
+        Ok(Self { home, config, codex })
+    }
+}
+
+/// A variable of the process's environment; an empty one is none.
+fn from_process(name: &str) -> Option<OsString> {
+    #[allow(clippy::disallowed_methods, reason = "this is the place that reads them")]
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
 /// What a shell without any configuration searches.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
@@ -262,6 +295,23 @@ mod tests {
     fn a_relative_xdg_directory_is_ignored() {
         let config = config(&[("HOME", "/home/ada"), ("XDG_CACHE_HOME", "cache")]).unwrap();
         assert_eq!(config.cache_dir, Path::new("/home/ada/.cache/pyro-mcp"));
+    }
+
+    #[test]
+    fn configuration_lies_at_home_or_where_the_user_says() {
+        let directories = |variables: &[(&str, &str)]| {
+            UserDirectories::from_variables(&|name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+            })
+        };
+        let at_home = directories(&[("HOME", "/home/ada")]).unwrap();
+        assert_eq!(at_home.config, Path::new("/home/ada/.config"));
+        assert_eq!(at_home.codex, Path::new("/home/ada/.codex"));
+        let elsewhere =
+            directories(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "/c"), ("CODEX_HOME", "x")]).unwrap();
+        assert_eq!(elsewhere.config, Path::new("/c"));
+        assert_eq!(elsewhere.codex, Path::new("/h/.codex"), "a relative one is ignored");
+        assert_eq!(directories(&[]).unwrap_err().message, "HOME is not set");
     }
 
     #[test]

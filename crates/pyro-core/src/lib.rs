@@ -59,7 +59,7 @@ pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
 pub use self::command::{CommandText, Variables, WorkingDirectory};
 pub use self::config::{
     AcceleratorChoice, Config, ConfinementChoice, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM,
-    INTERNAL_SUPERVISE,
+    INTERNAL_SUPERVISE, UserDirectories,
 };
 pub use self::confinement::{ConfinementReport, probe_confinement};
 pub use self::doctor::{Capabilities, DoctorReport, NetworkingReport, RuntimeReport};

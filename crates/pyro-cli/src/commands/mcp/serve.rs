@@ -1,4 +1,4 @@
-//! `pyro mcp …`.
+//! `pyro mcp serve`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -11,34 +11,22 @@ use pyro_mcp_server::http::{BearerToken, HttpServer, HttpSettings, TokenError};
 use pyro_mcp_server::{Pins, Profile, Server};
 
 use crate::mcp_arguments::{
-    HttpArguments, McpCommand, PinArguments, ProfileChoice, ServeArguments, TransportChoice,
+    HttpArguments, PinArguments, ProfileChoice, ServeArguments, TransportChoice,
 };
 use crate::{interrupt, terminal};
 
 /// Where the server listens unless it is told otherwise.
 const PORT_DEFAULT: u16 = 8765;
 
-pub(crate) fn execute(command: McpCommand) -> ExitCode {
-    match command {
-        McpCommand::Serve(arguments) => match serve(&arguments) {
-            Ok(exit_code) => exit_code,
-            Err(failure) => {
-                terminal::fail(&failure, false);
-                ExitCode::FAILURE
-            }
-        },
-    }
-}
-
-fn serve(arguments: &ServeArguments) -> Result<ExitCode, PyroError> {
+pub(super) fn serve(arguments: &ServeArguments) -> Result<ExitCode, PyroError> {
     check_transport(arguments)?;
-    let pyro = super::pyro(Some(&arguments.archive))?;
+    let pyro = super::super::pyro(Some(&arguments.archive))?;
     let profile = match arguments.profile {
         ProfileChoice::Run => Profile::Run,
         ProfileChoice::Full => Profile::Full,
     };
     let server = Server::new(pyro, pins(&arguments.pins)?, profile);
-    let ended = super::block_on(async {
+    let ended = super::super::block_on(async {
         let serving = async {
             match arguments.transport {
                 TransportChoice::Stdio => over_stdio(&server).await,
@@ -51,7 +39,7 @@ fn serve(arguments: &ServeArguments) -> Result<ExitCode, PyroError> {
     })?;
     match ended {
         (outcome, None) => outcome.map(|()| ExitCode::SUCCESS),
-        (_, Some(signal)) => Ok(super::ended_by_signal(signal, false)),
+        (_, Some(signal)) => Ok(super::super::ended_by_signal(signal, false)),
     }
 }
 
