@@ -71,6 +71,38 @@ impl Value {
         }
     }
 
+    /// For comparisons, without an order.
+    pub(super) fn to_plain(&self) -> serde_json::Value {
+        match self {
+            Self::Text(text) => text.as_str().into(),
+            Self::Texts(texts) => texts.clone().into(),
+            Self::Flag(flag) => (*flag).into(),
+            Self::Map(entries) => {
+                entries.iter().map(|(name, text)| (name.clone(), text.clone())).collect()
+            }
+        }
+    }
+
+    /// Whether an item has this value already, however it is written.
+    pub(super) fn is_said_by(&self, item: &toml_edit::Item) -> bool {
+        match self {
+            Self::Text(text) => item.as_str() == Some(text),
+            Self::Texts(texts) => item.as_array().is_some_and(|known| {
+                known
+                    .iter()
+                    .map(toml_edit::Value::as_str)
+                    .eq(texts.iter().map(|text| Some(text.as_str())))
+            }),
+            Self::Flag(flag) => item.as_bool() == Some(*flag),
+            Self::Map(entries) => item.as_table_like().is_some_and(|known| {
+                known.len() == entries.len()
+                    && entries.iter().all(|(name, text)| {
+                        known.get(name).and_then(toml_edit::Item::as_str) == Some(text)
+                    })
+            }),
+        }
+    }
+
     pub(super) fn to_toml(&self) -> toml_edit::Item {
         match self {
             Self::Text(text) => toml_edit::value(text.as_str()),

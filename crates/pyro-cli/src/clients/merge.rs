@@ -2,11 +2,11 @@
 //! order, comments, white space.
 
 use jsonc_parser::ParseOptions;
-use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
+use jsonc_parser::cst::{CstInputValue, CstObject, CstObjectProp, CstRootNode};
 use toml_edit::{DocumentMut, Item, Table, TableLike};
 
 use super::Format;
-use super::entry::{Entry, REACHING_FIELDS};
+use super::entry::{Entry, REACHING_FIELDS, Value};
 
 /// A text with the server in it.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ fn update(server: &CstObject, entry: &Entry) {
     for field in &entry.fields {
         match server.get(field.name) {
             // Left alone where it says the same, however it is written.
-            Some(property) if says(&property.to_string(), &field.value.to_json()) => {}
+            Some(property) if says(&property, &field.value) => {}
             Some(property) => property.set_value(field.value.to_json()),
             None => {
                 server.append(field.name, field.value.to_json());
@@ -105,20 +105,8 @@ fn update(server: &CstObject, entry: &Entry) {
     }
 }
 
-/// Whether the text of a property has `value`.
-fn says(property: &str, value: &CstInputValue) -> bool {
-    let options = ParseOptions::default();
-    let Ok(root) = CstRootNode::parse(&format!("{{{property}}}"), &options) else { return false };
-    let Some(known) = root.object_value().and_then(|whole| whole.properties().into_iter().next())
-    else {
-        return false;
-    };
-    let fresh = CstRootNode::parse("{}", &options).ok().and_then(|root| root.object_value());
-    let fresh = fresh.map(|whole| whole.append("x", value.clone()));
-    let compact = |text: String| text.split_whitespace().collect::<String>();
-    let known = known.value().map(|value| compact(value.to_string()));
-    let fresh = fresh.and_then(|property| property.value()).map(|value| compact(value.to_string()));
-    known == fresh
+fn says(property: &CstObjectProp, value: &Value) -> bool {
+    property.value().and_then(|known| known.to_serde_value()) == Some(value.to_plain())
 }
 
 fn merge_toml(text: &str, key: &str, name: &str, entry: &Entry) -> Result<Merged, MergeError> {
@@ -148,13 +136,11 @@ fn update_toml(server: &mut dyn TableLike, entry: &Entry) {
         server.remove(stale);
     }
     for field in &entry.fields {
-        let value = field.value.to_toml();
-        let plain = |item: &Item| item.to_string().split_whitespace().collect::<String>();
         match server.get_mut(field.name) {
-            Some(known) if plain(known) == plain(&value) => {}
-            Some(known) => *known = value,
+            Some(known) if field.value.is_said_by(known) => {}
+            Some(known) => *known = field.value.to_toml(),
             None => {
-                server.insert(field.name, value);
+                server.insert(field.name, field.value.to_toml());
             }
         }
     }
@@ -170,7 +156,7 @@ fn change(is_new: bool, before: &str, after: &str) -> Change {
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::{Field, Value};
+    use super::super::entry::Field;
     use super::*;
 
     fn entry() -> Entry {
