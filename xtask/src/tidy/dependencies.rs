@@ -5,14 +5,15 @@ use serde_json::Value;
 use super::Finding;
 
 /// Each of our crates, and which of ours it may use. Tests (`dev-dependencies`) are free.
-const DIRECTIONS: [(&str, &[&str]); 10] = [
+const DIRECTIONS: [(&str, &[&str]); 11] = [
     ("pyro-protocol", &[]),
     ("pyro-agent", &["pyro-protocol"]),
     ("pyro-qemu", &["pyro-protocol"]),
     ("pyro-environments", &[]),
     ("pyro-supervisor", &["pyro-protocol", "pyro-qemu"]),
     ("pyro-core", &["pyro-environments", "pyro-protocol", "pyro-qemu", "pyro-supervisor"]),
-    ("pyro-cli", &["pyro-core"]),
+    ("pyro-mcp-server", &["pyro-core"]),
+    ("pyro-cli", &["pyro-core", "pyro-mcp-server"]),
     ("pyro-vm-tests", &["pyro-protocol"]),
     ("pyro-fuzz", &["pyro-protocol", "pyro-supervisor"]),
     ("xtask", &[]),
@@ -22,7 +23,7 @@ const DIRECTIONS: [(&str, &[&str]); 10] = [
 const PROTOCOL_DEPENDENCIES: [&str; 3] = ["postcard", "serde", "thiserror"];
 
 /// Crates of others that only some of ours may use, with the reason.
-const RESERVED: [(&str, &[&str], &str); 9] = [
+const RESERVED: [(&str, &[&str], &str); 10] = [
     ("clap", &["pyro-cli", "xtask"], ONLY_THE_CLI),
     ("clap_complete", &["pyro-cli"], ONLY_THE_CLI),
     ("indicatif", &["pyro-cli"], ONLY_THE_CLI),
@@ -30,6 +31,7 @@ const RESERVED: [(&str, &[&str], &str); 9] = [
     ("kvm-ioctls", &["pyro-qemu"], ONLY_THE_PROBE),
     ("kvm-bindings", &["pyro-qemu"], ONLY_THE_PROBE),
     ("rmcp", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
+    ("axum", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
     ("pyo3", &["pyro-python"], ONLY_ITS_SURFACE),
     (
         "tokio",
@@ -38,6 +40,7 @@ const RESERVED: [(&str, &[&str], &str); 9] = [
             "pyro-environments",
             "pyro-supervisor",
             "pyro-core",
+            "pyro-mcp-server",
             "pyro-cli",
             "pyro-vm-tests",
         ],

@@ -1,0 +1,199 @@
+//! The server over HTTP: who is let in, and what becomes of the calls of a client that goes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pyro_mcp_server::http::{BearerToken, HttpServer, HttpSettings};
+use pyro_mcp_server::{Profile, Server};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::client::{DEADLINE, host_pins, server};
+
+const TOKEN: &str = "secret";
+
+struct Listening {
+    server: Server,
+    address: SocketAddr,
+    serving: JoinSet<std::io::Result<()>>,
+    _directory: TempDir,
+}
+
+impl Listening {
+    async fn new() -> Self {
+        let (server, directory) = server(host_pins(), Profile::Full);
+        let settings = HttpSettings {
+            address: "127.0.0.1:0".parse().unwrap(),
+            token: BearerToken::new(TOKEN).unwrap(),
+            allowed_origins: vec!["https://app.example".to_owned()],
+            allowed_hosts: Vec::new(),
+        };
+        let listening = HttpServer::listen(server.clone(), settings).await.unwrap();
+        let url = listening.url();
+        let address = url.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/mcp"));
+        let address = address.unwrap().parse().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(listening.serve());
+        Self { server, address, serving, _directory: directory }
+    }
+
+    /// Sends a request, with `headers` instead of or besides the usual ones.
+    async fn send(&self, body: &str, headers: &[(&str, &str)]) -> TcpStream {
+        let mut all = vec![
+            ("host", self.address.to_string()),
+            ("authorization", format!("Bearer {TOKEN}")),
+            ("content-type", "application/json".to_owned()),
+            ("accept", "application/json, text/event-stream".to_owned()),
+            ("connection", "close".to_owned()),
+            ("content-length", body.len().to_string()),
+        ];
+        all.retain(|(name, _)| headers.iter().all(|(other, _)| name != other));
+        let mut request = "POST /mcp HTTP/1.1\r\n".to_owned();
+        let given = headers.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        for (name, value) in all.into_iter().chain(given).filter(|(_, value)| !value.is_empty()) {
+            request += &format!("{name}: {value}\r\n");
+        }
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(format!("{request}\r\n{body}").as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// The whole response.
+    async fn post(&self, body: &str, headers: &[(&str, &str)]) -> String {
+        let mut stream = self.send(body, headers).await;
+        let mut response = Vec::new();
+        let read = stream.read_to_end(&mut response);
+        tokio::time::timeout(DEADLINE, read).await.expect("in time").unwrap();
+        String::from_utf8(response).unwrap()
+    }
+
+    async fn status(&self, headers: &[(&str, &str)]) -> u16 {
+        let response = self.post(&initialize().to_string(), headers).await;
+        response.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Begins a conversation; gives its name.
+    async fn begin(&self) -> String {
+        let response = self.post(&initialize().to_string(), &[]).await;
+        let name = response.lines().find_map(|line| line.strip_prefix("mcp-session-id: "));
+        name.unwrap_or_else(|| panic!("no name in {response}")).trim().to_owned()
+    }
+}
+
+fn initialize() -> Value {
+    json!({
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": { "name": "test", "version": "1" },
+        },
+    })
+}
+
+fn call(command: &str) -> String {
+    let arguments =
+        json!({ "environment": "debian:12", "command": command, "allow_host_compat": true });
+    json!({
+        "jsonrpc": "2.0", "id": 2, "method": "tools/call",
+        "params": { "name": "vm_run", "arguments": arguments },
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn only_who_has_the_token_is_served() {
+    let listening = Listening::new().await;
+    assert_eq!(listening.status(&[]).await, 200);
+    assert_eq!(listening.status(&[("authorization", "")]).await, 401);
+    assert_eq!(listening.status(&[("authorization", "Bearer wrong")]).await, 401);
+    let response = listening.post("{}", &[("authorization", "")]).await;
+    assert!(response.to_lowercase().contains("www-authenticate: bearer"), "{response}");
+}
+
+#[tokio::test]
+async fn other_pages_and_other_names_are_refused_even_with_the_token() {
+    let listening = Listening::new().await;
+    assert_eq!(listening.status(&[("origin", "https://evil.example")]).await, 403);
+    assert_eq!(listening.status(&[("origin", "null")]).await, 403);
+    assert_eq!(listening.status(&[("origin", "https://app.example")]).await, 200);
+    assert_eq!(listening.status(&[("host", "evil.example")]).await, 403);
+    assert_eq!(listening.status(&[("host", "localhost:1")]).await, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_refused() {
+    let listening = Listening::new().await;
+    let body = format!("\"{}\"", "x".repeat(5 << 20));
+    assert!(listening.post(&body, &[]).await.starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn a_conversation_has_a_name_and_calls_are_answered_in_it() {
+    let listening = Listening::new().await;
+    let session = listening.begin().await;
+    let headers = [("mcp-session-id", &*session), ("mcp-protocol-version", "2025-11-25")];
+    let response = listening.post(&call("echo hello"), &headers).await;
+    assert!(response.contains("\"stdout\":\"hello\\n\""), "{response}");
+    let unknown = [("mcp-session-id", "nobody"), ("mcp-protocol-version", "2025-11-25")];
+    assert!(listening.post(&call("true"), &unknown).await.starts_with("HTTP/1.1 404 "));
+}
+
+#[tokio::test]
+async fn many_conversations_make_room_for_new_ones() {
+    let listening = Listening::new().await;
+    let oldest = listening.begin().await;
+    let second = listening.begin().await;
+    let status = async |session: &str| {
+        let headers = [("mcp-session-id", session), ("mcp-protocol-version", "2025-11-25")];
+        let list = r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#;
+        listening.post(list, &headers).await.split(' ').nth(1).unwrap().to_owned()
+    };
+    // Whoever speaks is kept.
+    assert_eq!(status(&second).await, "200");
+    assert_eq!(status(&oldest).await, "200");
+    for _ in 0..127 {
+        listening.begin().await;
+    }
+    assert_eq!(status(&second).await, "404");
+    assert_eq!(status(&oldest).await, "200");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_ends_its_call() {
+    let listening = Listening::new().await;
+    let session = listening.begin().await;
+    let directory = tempfile::tempdir().unwrap();
+    let (runs, fifo) = (directory.path().join("runs"), directory.path().join("fifo"));
+    let command = format!(
+        "mkfifo {fifo}; (setsid sh -c 'cat {fifo}; rm {runs}' >/dev/null 2>&1 &); exec 9>{fifo}; touch {runs}; \
+         sleep 600",
+        fifo = fifo.display(),
+        runs = runs.display()
+    );
+    let headers = [("mcp-session-id", &*session), ("mcp-protocol-version", "2025-11-25")];
+    let stream = listening.send(&call(&command), &headers).await;
+    let until = Instant::now() + DEADLINE;
+    let until_exists = async |exists| {
+        while runs.exists() != exists {
+            assert!(Instant::now() < until, "in time");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    until_exists(true).await;
+    drop(stream);
+    until_exists(false).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_closed_ends() {
+    let mut listening = Listening::new().await;
+    let _session = listening.begin().await;
+    listening.server.settle().await;
+    let ended = tokio::time::timeout(DEADLINE, listening.serving.join_next()).await;
+    ended.expect("in time").unwrap().unwrap().unwrap();
+}

@@ -1,0 +1,110 @@
+//! The conversation line by line: what is no message, and how it begins and ends.
+
+use std::time::Duration;
+
+use pyro_mcp_server::{Pins, Profile};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::time::Instant;
+
+use crate::client::{DEADLINE, server};
+
+/// What a server says to lines of text; the client ends its side after `answers` of them.
+async fn converse(lines: &[&str], answers: usize) -> Vec<Value> {
+    let (server, _directory) = server(Pins::default(), Profile::Full);
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    let (reader, writer) = tokio::io::split(theirs);
+    let (from_server, mut to_server) = tokio::io::split(ours);
+    let mut from_server = BufReader::new(from_server);
+    let talk = async {
+        for line in lines {
+            to_server.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+        }
+        let mut heard = Vec::new();
+        while heard.len() < answers {
+            let mut line = String::new();
+            assert!(from_server.read_line(&mut line).await.unwrap() > 0, "heard only {heard:?}");
+            let message: Value = serde_json::from_str(&line).unwrap();
+            if message.get("id").is_some_and(|id| !id.is_null()) {
+                heard.push(message);
+            }
+        }
+        to_server.shutdown().await.unwrap();
+        let begin = Instant::now();
+        let mut rest = String::new();
+        from_server.read_to_string(&mut rest).await.unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(2), "the end is noticed at once");
+        heard
+    };
+    let both = async { tokio::join!(server.serve(reader, writer), talk) };
+    let (served, heard) = tokio::time::timeout(DEADLINE, both).await.expect("in time");
+    served.unwrap();
+    heard
+}
+
+fn initialize(version: &str) -> String {
+    json!({
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {
+            "protocolVersion": version,
+            "capabilities": {},
+            "clientInfo": { "name": "test", "version": "1" },
+        },
+    })
+    .to_string()
+}
+
+const LIST: &str = r#"{"jsonrpc":"2.0","id":2,"method":"tools/list"}"#;
+
+#[tokio::test]
+async fn lines_that_are_no_messages_are_passed_over() {
+    let garbage = ["garbage", "{", "", "42", "[]", "{\"a\":1}", "\u{0}", "\"text\"", "null", "{}"];
+    let notification = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+    let response = r#"{"jsonrpc":"2.0","id":9,"result":{}}"#;
+    let begin = initialize("2025-11-25");
+    let mut lines = garbage.to_vec();
+    lines.extend([notification, response, &begin]);
+    lines.extend(garbage);
+    lines.extend([notification, response, LIST]);
+    let heard = converse(&lines, 2).await;
+    assert_eq!(heard[0]["id"], 1);
+    assert_eq!(heard[1]["id"], 2);
+    assert_eq!(heard[1]["result"]["tools"].as_array().unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn every_revision_with_a_handshake_is_served() {
+    for version in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
+        let heard = converse(&[&initialize(version), LIST], 2).await;
+        assert_eq!(heard[0]["result"]["protocolVersion"], version);
+    }
+}
+
+#[tokio::test]
+async fn the_revision_without_a_handshake_is_served() {
+    let list = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "tools/list",
+        "params": { "_meta": {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": { "name": "test", "version": "1" },
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }},
+    });
+    let heard = converse(&[&list.to_string()], 1).await;
+    assert_eq!(heard[0]["result"]["tools"].as_array().unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_no_failure() {
+    assert!(converse(&[], 0).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_tool_that_is_asked_for_badly_is_answered_with_a_result() {
+    let call = json!({
+        "jsonrpc": "2.0", "id": 2, "method": "tools/call",
+        "params": { "name": "vm_rnu", "arguments": {} },
+    });
+    let heard = converse(&[&initialize("2025-11-25"), &call.to_string()], 2).await;
+    assert_eq!(heard[1]["result"]["isError"], true, "{}", heard[1]);
+}
