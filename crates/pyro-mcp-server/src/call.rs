@@ -159,9 +159,10 @@ fn capture(arguments: &mut Arguments) -> Result<CaptureLimit, PyroError> {
 }
 
 fn host_compat(arguments: &mut Arguments, pins: &Pins) -> Result<HostCompat, PyroError> {
-    let wanted = match arguments.flag("allow_host_compat")? {
-        true => HostCompat::Allowed,
-        false => HostCompat::Forbidden,
+    let wanted = if arguments.flag("allow_host_compat")? {
+        HostCompat::Allowed
+    } else {
+        HostCompat::Forbidden
     };
     pins.check_host_compat(wanted)?;
     Ok(wanted)

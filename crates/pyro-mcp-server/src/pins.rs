@@ -111,7 +111,7 @@ impl Pins {
     }
 }
 
-fn at_most<T: PartialOrd + std::fmt::Display>(
+fn at_most<T: Copy + PartialOrd + std::fmt::Display>(
     name: &str,
     value: T,
     max: T,

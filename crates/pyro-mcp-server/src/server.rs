@@ -164,9 +164,8 @@ impl Connection {
         tokio::select! {
             biased;
             () = self.unwanted(context) => Err(interrupted()),
-            outcome = tokio::time::timeout(deadline, work) => match outcome {
-                Ok(outcome) => outcome.map_err(|failure| shared.pins.explain(failure)),
-                Err(_) => Err(too_late(tool, deadline)),
+            outcome = in_time(tool, deadline, work) => {
+                outcome.map_err(|failure| shared.pins.explain(failure))
             }
         }
     }
@@ -211,7 +210,7 @@ impl ServerHandler for Connection {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let running = self.server.0.calls.token();
-        let answer = self.answer(request, &context).await;
+        let answer = Box::pin(self.answer(request, &context)).await;
         drop(running);
         let result = match answer {
             Ok(answer) => answer.into_result(),
@@ -225,9 +224,30 @@ fn interrupted() -> PyroError {
     PyroError::new(ErrorKind::Interrupted, "the call was given up before it was done")
 }
 
-fn too_late(tool: Tool, deadline: Duration) -> PyroError {
-    let message =
-        format!("{} took longer than {} s and was given up", tool.name(), deadline.as_secs());
-    PyroError::new(ErrorKind::DeadlineReached, message)
-        .hint("try again; if that does not help, `pyro doctor` on the host may say why it is slow")
+/// Gives work up that takes too long.
+async fn in_time<T>(
+    tool: Tool,
+    deadline: Duration,
+    work: impl Future<Output = Result<T, PyroError>>,
+) -> Result<T, PyroError> {
+    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
+        let seconds = deadline.as_secs();
+        let message = format!("{} took longer than {seconds} s and was given up", tool.name());
+        Err(PyroError::new(ErrorKind::DeadlineReached, message).hint(
+            "try again; if that does not help, `pyro doctor` on the host may say why it is slow",
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_takes_too_long_is_given_up() {
+        let work = std::future::pending::<Result<(), _>>();
+        let error = in_time(Tool::Stop, Duration::from_mins(1), work).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::DeadlineReached);
+        assert_eq!(error.message, "vm_stop took longer than 60 s and was given up");
+    }
 }

@@ -121,11 +121,12 @@ impl Tool {
         let annotations =
             ToolAnnotations::with_title(self.title()).destructive(false).open_world(false);
         match self {
-            Self::Run | Self::Create => annotations.read_only(false).idempotent(false),
+            Self::Run | Self::Create | Self::Start => {
+                annotations.read_only(false).idempotent(false)
+            }
             Self::ListEnvironments | Self::Status | Self::NetworkInfo => {
                 annotations.read_only(true)
             }
-            Self::Start => annotations.read_only(false).idempotent(false),
             Self::Exec => annotations.read_only(false).destructive(true).idempotent(false),
             Self::Stop | Self::Delete => {
                 annotations.read_only(false).destructive(true).idempotent(true)

@@ -57,7 +57,11 @@ impl BearerToken {
     pub fn random() -> Result<Self, TokenError> {
         let mut bytes = [0; RANDOM_BYTES];
         getrandom::fill(&mut bytes).map_err(|source| TokenError::NoRandomness { source })?;
-        Ok(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+        let mut token = String::new();
+        for byte in bytes {
+            token += &format!("{byte:02x}");
+        }
+        Ok(Self(token))
     }
 
     /// The secret itself, to be shown to the operator.
