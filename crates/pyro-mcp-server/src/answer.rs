@@ -1,7 +1,8 @@
 //! What a call is answered with: the object that the command line prints with `--json`, and a text to read.
 
 use pyro_core::{
-    Cleanup, EnvironmentList, NetworkInfo, PyroError, ReapReport, RunOutcome, VmExecOutcome, VmInfo,
+    Cleanup, EnvironmentList, LogPart, NetworkInfo, PyroError, ReapReport, RunOutcome,
+    VmExecOutcome, VmInfo,
 };
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde::Serialize;
@@ -18,11 +19,15 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn of_run(outcome: &RunOutcome) -> Self {
-        Self::new(outcome, text::executed(&outcome.exec))
+        Self::new(outcome, text::executed(&outcome.exec, None))
     }
 
     pub(crate) fn of_exec(outcome: &VmExecOutcome) -> Self {
-        Self::new(outcome, text::executed(&outcome.exec))
+        Self::new(outcome, text::executed(&outcome.exec, Some(outcome.run_id)))
+    }
+
+    pub(crate) fn of_log(part: &LogPart) -> Self {
+        Self::new(part, text::log(part))
     }
 
     pub(crate) fn of_environments(list: &EnvironmentList) -> Self {

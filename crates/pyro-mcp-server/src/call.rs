@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use pyro_core::{
-    CaptureLimit, CommandText, CreateRequest, ErrorKind, ExecRequest, HostCompat, MemoryMib,
-    Metadata, Network, PyroError, RunRequest, TimeToLive, Timeout, VcpuCount, VmId, VmRequest,
-    parse_environment,
+    CaptureLimit, CommandText, CreateRequest, ErrorKind, ExecRequest, HostCompat, LogRequest,
+    MemoryMib, Metadata, Network, OutputStream, PyroError, RunRequest, TimeToLive, Timeout,
+    Variables, VcpuCount, VmId, VmRequest, WorkingDirectory, parse_environment,
 };
 use rmcp::model::JsonObject;
 
@@ -34,7 +34,8 @@ pub(crate) enum Call {
     ListEnvironments,
     Create(Box<CreateRequest>),
     Start(VmId),
-    Exec(VmId, ExecRequest, Input),
+    Exec(VmId, Box<ExecRequest>, Input),
+    Logs(VmId, LogRequest),
     Status(VmId),
     NetworkInfo(VmId),
     Stop(VmId),
@@ -73,8 +74,9 @@ impl Call {
             Tool::Exec => {
                 let exec = exec(arguments, pins)?;
                 let input = Input(arguments.text("stdin")?);
-                Ok(Self::Exec(vm_id(arguments)?, exec, input))
+                Ok(Self::Exec(vm_id(arguments)?, Box::new(exec), input))
             }
+            Tool::Logs => Ok(Self::Logs(vm_id(arguments)?, log(arguments)?)),
             Tool::ListEnvironments => Ok(Self::ListEnvironments),
             Tool::Start => vm_id(arguments).map(Self::Start),
             Tool::Status => vm_id(arguments).map(Self::Status),
@@ -95,6 +97,7 @@ impl Call {
             Self::Start(_) => START,
             Self::Exec(_, request, _) => request.timeout.get() + GRACE,
             Self::ListEnvironments
+            | Self::Logs(..)
             | Self::Status(_)
             | Self::NetworkInfo(_)
             | Self::Stop(_)
@@ -138,24 +141,38 @@ fn exec(arguments: &mut Arguments, pins: &Pins) -> Result<ExecRequest, PyroError
     };
     pins.check_timeout(timeout)?;
     let capture = capture(arguments)?;
-    let (variables, directory) = (arguments.texts("env")?, arguments.text("cwd")?);
-    if !variables.is_empty() || directory.is_some() {
-        return Err(PyroError::new(ErrorKind::NotAvailable, "env and cwd are not available yet")
-            .hint("put them into the command: `cd /tmp && NAME=value program`"));
-    }
-    Ok(ExecRequest { command, timeout, capture })
+    let variables = Variables::new(arguments.texts("env")?)?;
+    let working_directory = arguments.text("cwd")?.map(WorkingDirectory::new).transpose()?;
+    Ok(ExecRequest { command, timeout, capture, variables, working_directory })
+}
+
+fn log(arguments: &mut Arguments) -> Result<LogRequest, PyroError> {
+    let stream = match arguments.text("stream")?.as_deref() {
+        None | Some("stdout") => OutputStream::Stdout,
+        Some("stderr") => OutputStream::Stderr,
+        Some(other) => {
+            return Err(invalid(format!("stream must be stdout or stderr, not '{other}'")));
+        }
+    };
+    let run_id = arguments.required_whole_number("run_id")?;
+    let offset = arguments.whole_number("offset")?.unwrap_or(0);
+    let bytes_max = match arguments.whole_number("bytes_max")? {
+        Some(bytes) => within("bytes_max", bytes, 1, LogRequest::BYTES_MAX)?,
+        None => OUTPUT_BYTES_DEFAULT,
+    };
+    Ok(LogRequest {
+        run_id: within("run_id", run_id, 1, u32::MAX)?,
+        stream,
+        offset: within("offset", offset, 0, i64::MAX)?,
+        bytes_max,
+    })
 }
 
 fn capture(arguments: &mut Arguments) -> Result<CaptureLimit, PyroError> {
-    let Some(bytes) = arguments.whole_number("output_bytes_max")? else {
-        return Ok(CaptureLimit(OUTPUT_BYTES_DEFAULT));
-    };
-    let within = usize::try_from(bytes).ok().filter(|bytes| *bytes <= OUTPUT_BYTES_MAX);
-    within.map(CaptureLimit).ok_or_else(|| {
-        let message =
-            format!("output_bytes_max must be between 0 and {OUTPUT_BYTES_MAX}, not {bytes}");
-        PyroError::new(ErrorKind::InvalidInput, message)
-    })
+    match arguments.whole_number("output_bytes_max")? {
+        Some(bytes) => within("output_bytes_max", bytes, 0, OUTPUT_BYTES_MAX).map(CaptureLimit),
+        None => Ok(CaptureLimit(OUTPUT_BYTES_DEFAULT)),
+    }
 }
 
 fn host_compat(arguments: &mut Arguments, pins: &Pins) -> Result<HostCompat, PyroError> {
@@ -174,4 +191,19 @@ fn vm_id(arguments: &mut Arguments) -> Result<VmId, PyroError> {
 
 fn smaller<T: Copy, V: PartialOrd>(one: T, other: T, value: impl Fn(T) -> V) -> T {
     if value(one) <= value(other) { one } else { other }
+}
+
+/// A number that its type can hold, between two limits.
+fn within<T, M>(name: &str, value: i64, min: u8, max: M) -> Result<T, PyroError>
+where
+    T: TryFrom<i64>,
+    M: TryInto<i64> + Copy + std::fmt::Display,
+{
+    let is_within = value >= min.into() && max.try_into().is_ok_and(|max| value <= max);
+    let number = if is_within { T::try_from(value).ok() } else { None };
+    number.ok_or_else(|| invalid(format!("{name} must be between {min} and {max}, not {value}")))
+}
+
+fn invalid(message: String) -> PyroError {
+    PyroError::new(ErrorKind::InvalidInput, message)
 }

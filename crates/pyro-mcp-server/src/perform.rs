@@ -40,9 +40,10 @@ pub(crate) async fn perform(
         Call::Start(id) => pyro.start_vm(&id, &report).await.map(|vm| Answer::of_vm(&vm)),
         Call::Exec(id, request, input) => {
             narrator.say(RUNNING);
-            let outcome = pyro.exec_vm(&id, request, streams(input)).await?;
+            let outcome = pyro.exec_vm(&id, *request, streams(input)).await?;
             Ok(Answer::of_exec(&outcome))
         }
+        Call::Logs(id, request) => pyro.read_log(&id, &request).map(|part| Answer::of_log(&part)),
         Call::Status(id) => pyro.status_vm(&id).map(|vm| Answer::of_vm(&vm)),
         Call::NetworkInfo(id) => pyro.network_info_vm(&id).map(|info| Answer::of_network(&info)),
         Call::Stop(id) => pyro.stop_vm(&id).await.map(|vm| Answer::of_vm(&vm)),
@@ -57,7 +58,6 @@ const RUNNING: &str = "the command is running";
 fn streams(Input(text): Input) -> Streams<'static> {
     Streams {
         stdin: text.map(|text| Box::new(Cursor::new(text.into_bytes())) as _),
-        stdout: None,
-        stderr: None,
+        ..Streams::default()
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use pyro_core::{CommandText, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount};
+use pyro_core::{CommandText, LogRequest, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount};
 use rmcp::model::JsonObject;
 use serde_json::{Value, json};
 
@@ -19,6 +19,7 @@ pub(crate) const OUTPUT_BYTES_DEFAULT: usize = 16 << 10;
 pub(crate) const OUTPUT_BYTES_MAX: usize = 1 << 20;
 
 const _: () = assert!(OUTPUT_BYTES_DEFAULT <= OUTPUT_BYTES_MAX);
+const _: () = assert!(OUTPUT_BYTES_DEFAULT <= LogRequest::BYTES_MAX);
 
 /// What a tool takes.
 pub(crate) fn input(tool: Tool, pins: &Pins) -> Arc<JsonObject> {
@@ -37,6 +38,7 @@ pub(crate) fn input(tool: Tool, pins: &Pins) -> Arc<JsonObject> {
             &["environment"],
         ),
         Tool::Exec => (merged(&[vm_id(), command(pins)]), &["vm_id", "command"]),
+        Tool::Logs => (merged(&[vm_id(), log()]), &["vm_id", "run_id"]),
         Tool::Start | Tool::Stop | Tool::Status | Tool::Delete | Tool::NetworkInfo => {
             (vm_id(), &["vm_id"])
         }
@@ -132,6 +134,25 @@ fn command(pins: &Pins) -> Value {
     })
 }
 
+fn log() -> Value {
+    json!({
+        "run_id": { "type": "integer", "minimum": 1, "description": "From vm_exec's result" },
+        "stream": { "type": "string", "enum": ["stdout", "stderr"], "default": "stdout" },
+        "offset": {
+            "type": "integer",
+            "minimum": 0,
+            "default": 0,
+            "description": "In bytes; then next_offset of the result",
+        },
+        "bytes_max": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": LogRequest::BYTES_MAX,
+            "default": OUTPUT_BYTES_DEFAULT,
+        },
+    })
+}
+
 fn vm_id() -> Value {
     json!({ "vm_id": { "type": "string", "pattern": "^[0-9a-f]{12}$" } })
 }
@@ -149,7 +170,26 @@ pub(crate) fn output(tool: Tool) -> Arc<JsonObject> {
             ]),
             &["exit_code", "stdout", "stderr"],
         ),
-        Tool::Exec => (executed(), &["exit_code", "stdout", "stderr"]),
+        Tool::Exec => (
+            merged(&[
+                executed(),
+                json!({ "run_id": { "type": "integer", "description": "For vm_logs" } }),
+            ]),
+            &["exit_code", "stdout", "stderr"],
+        ),
+        Tool::Logs => (
+            json!({
+                "vm_id": { "type": "string" },
+                "run_id": { "type": "integer" },
+                "stream": { "enum": ["stdout", "stderr"] },
+                "offset": { "type": "integer" },
+                "text": { "type": "string" },
+                "next_offset": optional("integer"),
+                "kept_bytes": { "type": "integer" },
+                "state": { "enum": ["running", "ended", "failed"] },
+            }),
+            &["text", "next_offset"],
+        ),
         Tool::ListEnvironments => (
             json!({
                 "catalog_version": { "type": "string" },
@@ -249,7 +289,8 @@ fn accelerator() -> Value {
 }
 
 fn optional(kind: &str) -> Value {
-    json!({ "type": [kind, "null"] })
+    // Not a list of types, which some clients' dialects of JSON Schema do not know.
+    json!({ "anyOf": [{ "type": kind }, { "type": "null" }] })
 }
 
 fn merged(parts: &[Value]) -> Value {

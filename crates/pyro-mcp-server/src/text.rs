@@ -1,27 +1,29 @@
 //! Answers as texts, for clients that show a model nothing else. Short: whatever is as usual goes without saying.
 
 use pyro_core::{
-    EnvironmentList, ExecOutcome, ExecutionMode, NetworkInfo, PyroError, ReapReport, VmInfo,
+    EnvironmentList, ExecOutcome, ExecutionMode, LogPart, NetworkInfo, PyroError, ReapReport,
+    RunState, VmInfo,
 };
 
 use crate::schema::OUTPUT_BYTES_MAX;
 
-/// A command's output, and below it what is remarkable about its end.
-pub(crate) fn executed(outcome: &ExecOutcome) -> String {
+/// A command's output, and below it what is remarkable about its end. `run_id` is by which the rest of a long output
+/// is found, if it is.
+pub(crate) fn executed(outcome: &ExecOutcome, run_id: Option<u32>) -> String {
     let mut text = outcome.stdout.clone();
     if !outcome.stderr.is_empty() {
         begin_line(&mut text);
         text += "[stderr]\n";
         text += &outcome.stderr;
     }
-    if let Some(end) = ending(outcome) {
+    if let Some(end) = ending(outcome, run_id) {
         begin_line(&mut text);
         text += &end;
     }
     text
 }
 
-fn ending(outcome: &ExecOutcome) -> Option<String> {
+fn ending(outcome: &ExecOutcome, run_id: Option<u32>) -> Option<String> {
     let mut remarks = Vec::new();
     if outcome.timed_out {
         remarks.push("timed out".to_owned());
@@ -46,22 +48,42 @@ fn ending(outcome: &ExecOutcome) -> Option<String> {
         lines.push("[ran on the host itself: no VM could be had]".to_owned());
     }
     if outcome.stdout_truncated || outcome.stderr_truncated {
-        lines.push(truncation(outcome));
+        lines.push(truncation(outcome, run_id));
     }
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
-fn truncation(outcome: &ExecOutcome) -> String {
+fn truncation(outcome: &ExecOutcome, run_id: Option<u32>) -> String {
     let streams = [
         ("stdout", outcome.stdout_truncated, outcome.stdout_bytes),
         ("stderr", outcome.stderr_truncated, outcome.stderr_bytes),
     ];
     let cut = streams.iter().filter(|(_, truncated, _)| *truncated);
     let cut: Vec<_> = cut.map(|(name, _, bytes)| format!("{name} has {bytes} bytes")).collect();
-    format!(
-        "[output cut: {}; for the rest raise output_bytes_max (at most {OUTPUT_BYTES_MAX}) or filter in the command]",
-        cut.join(", ")
-    )
+    let rest = match run_id {
+        Some(run_id) => format!("the rest is in vm_logs, run_id {run_id}"),
+        None => format!(
+            "for the rest raise output_bytes_max (at most {OUTPUT_BYTES_MAX}) or filter in the command"
+        ),
+    };
+    format!("[output cut: {}; {rest}]", cut.join(", "))
+}
+
+/// A part of what a command wrote, and where the next one begins.
+pub(crate) fn log(part: &LogPart) -> String {
+    let mut text = part.text.clone();
+    let remark = match (part.next_offset, part.state) {
+        (Some(next), RunState::Running) => {
+            format!("[the command is running; more may come at offset {next}]")
+        }
+        (Some(next), RunState::Ended | RunState::Failed) => {
+            format!("[{next} of {} bytes; more at offset {next}]", part.kept_bytes)
+        }
+        (None, _) if part.text.is_empty() => "[nothing more]".to_owned(),
+        (None, _) => return text,
+    };
+    begin_line(&mut text);
+    text + &remark
 }
 
 fn begin_line(text: &mut String) {
@@ -140,29 +162,31 @@ mod tests {
 
     #[test]
     fn a_success_is_its_output() {
-        assert_eq!(executed(&outcome()), "out");
+        assert_eq!(executed(&outcome(), None), "out");
     }
 
     #[test]
     fn what_is_remarkable_stands_below_the_output() {
         let stderr = "err\n".to_owned();
         let failed = ExecOutcome { exit_code: 3, stderr, ..outcome() };
-        assert_eq!(executed(&failed), "out\n[stderr]\nerr\n[exit code 3, 41 ms]");
+        assert_eq!(executed(&failed, None), "out\n[stderr]\nerr\n[exit code 3, 41 ms]");
         let late = ExecOutcome { exit_code: 124, timed_out: true, ..outcome() };
-        assert_eq!(executed(&late), "out\n[timed out, exit code 124, 41 ms]");
+        assert_eq!(executed(&late, None), "out\n[timed out, exit code 124, 41 ms]");
         let silent = ExecOutcome { stdout: String::new(), ..outcome() };
-        assert_eq!(executed(&silent), "[exit code 0, 41 ms, no output]");
+        assert_eq!(executed(&silent, None), "[exit code 0, 41 ms, no output]");
         let host = ExecOutcome { execution_mode: ExecutionMode::HostCompat, ..outcome() };
-        assert!(executed(&host).contains("on the host itself"));
+        assert!(executed(&host, None).contains("on the host itself"));
     }
 
     #[test]
     fn cut_output_says_how_to_get_the_rest() {
         let cut = ExecOutcome { stdout_truncated: true, stdout_bytes: 99_999, ..outcome() };
         assert_eq!(
-            executed(&cut),
+            executed(&cut, None),
             "out\n[output cut: stdout has 99999 bytes; for the rest raise output_bytes_max (at most 1048576) or \
              filter in the command]"
         );
+        let kept = "out\n[output cut: stdout has 99999 bytes; the rest is in vm_logs, run_id 7]";
+        assert_eq!(executed(&cut, Some(7)), kept);
     }
 }

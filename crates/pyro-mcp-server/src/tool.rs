@@ -23,6 +23,7 @@ pub(crate) enum Tool {
     Create,
     Start,
     Exec,
+    Logs,
     Status,
     NetworkInfo,
     Stop,
@@ -32,12 +33,13 @@ pub(crate) enum Tool {
 
 impl Tool {
     /// In the order in which they are shown: what is needed most first.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Run,
         Self::ListEnvironments,
         Self::Create,
         Self::Start,
         Self::Exec,
+        Self::Logs,
         Self::Status,
         Self::NetworkInfo,
         Self::Stop,
@@ -69,6 +71,7 @@ impl Tool {
             Self::Create => "vm_create",
             Self::Start => "vm_start",
             Self::Exec => "vm_exec",
+            Self::Logs => "vm_logs",
             Self::Status => "vm_status",
             Self::NetworkInfo => "vm_network_info",
             Self::Stop => "vm_stop",
@@ -84,6 +87,7 @@ impl Tool {
             Self::Create => "Create a VM",
             Self::Start => "Start a VM",
             Self::Exec => "Run a command in a VM",
+            Self::Logs => "Read what a command wrote",
             Self::Status => "Show a VM",
             Self::NetworkInfo => "Show a VM's network",
             Self::Stop => "Stop a VM",
@@ -106,6 +110,9 @@ impl Tool {
             Self::Exec => {
                 "Run a shell command as root in a started VM. The VM and its files stay for the next command."
             }
+            Self::Logs => {
+                "All that an earlier vm_exec wrote, piece by piece, until the VM is deleted."
+            }
             Self::Status => "A VM's state and when it expires.",
             Self::NetworkInfo => "Whether and how a VM reaches the network.",
             Self::Stop => {
@@ -124,7 +131,7 @@ impl Tool {
             Self::Run | Self::Create | Self::Start => {
                 annotations.read_only(false).idempotent(false)
             }
-            Self::ListEnvironments | Self::Status | Self::NetworkInfo => {
+            Self::ListEnvironments | Self::Logs | Self::Status | Self::NetworkInfo => {
                 annotations.read_only(true)
             }
             Self::Exec => annotations.read_only(false).destructive(true).idempotent(false),

@@ -94,15 +94,15 @@ mod tests {
 
     use super::*;
 
-    fn append(text: &str) -> Result<Merged, MergeError> {
-        Ok(Merged { text: format!("{text}new"), change: Change::Added })
+    fn with_new(text: &str) -> Merged {
+        Merged { text: format!("{text}new"), change: Change::Added }
     }
 
     #[test]
     fn a_file_that_is_not_there_is_made_with_its_directory() {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("a/b.json");
-        let installed = install(&file, append).unwrap();
+        let installed = install(&file, |text| Ok(with_new(text))).unwrap();
         assert_eq!(installed.backup, None);
         assert_eq!(fs_err::read_to_string(&file).unwrap(), "new");
     }
@@ -114,7 +114,7 @@ mod tests {
         fs_err::write(&real, "old ").unwrap();
         fs_err::set_permissions(&real, std::fs::Permissions::from_mode(0o640)).unwrap();
         fs_err::os::unix::fs::symlink(&real, &link).unwrap();
-        let installed = install(&link, append).unwrap();
+        let installed = install(&link, |text| Ok(with_new(text))).unwrap();
         assert!(fs_err::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs_err::read_to_string(&link).unwrap(), "old new");
         assert_eq!(fs_err::metadata(&real).unwrap().permissions().mode() & 0o777, 0o640);
@@ -138,7 +138,7 @@ mod tests {
         fs_err::write(&file, "old").unwrap();
         let error = install(&file, |text| {
             fs_err::write(&file, "theirs").unwrap();
-            append(text)
+            Ok(with_new(text))
         });
         assert!(matches!(error.unwrap_err(), InstallError::ChangedMeanwhile { .. }));
         assert_eq!(fs_err::read_to_string(&file).unwrap(), "theirs");

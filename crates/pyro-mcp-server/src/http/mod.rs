@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use rmcp::transport::streamable_http_server::StreamableHttpServerConfig;
 use rmcp::transport::streamable_http_server::tower::StreamableHttpService;
 use tokio::net::TcpListener;
@@ -104,7 +104,8 @@ impl HttpServer {
         let router = Router::new()
             .route_service(PATH, service)
             .layer(from_fn_with_state(sessions, sessions::make_room))
-            .layer(axum::middleware::from_fn(gone::watch))
+            .layer(from_fn(sessions::confirm_end))
+            .layer(from_fn(gone::watch))
             .layer(from_fn_with_state(Arc::new(guard), guard::admit));
         let closed = closing.clone();
         let serving = axum::serve(listener, router)

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use rmcp::transport::streamable_http_server::session::SessionManager;
@@ -79,4 +80,15 @@ pub(super) async fn make_room(
         None => sessions.make_room().await,
     }
     next.run(request).await
+}
+
+/// Answers the end of a conversation with 204: the SDK's 202 means that it may still come about, and some clients
+/// take it for a failure.
+pub(super) async fn confirm_end(request: Request, next: Next) -> Response {
+    let is_end = request.method() == Method::DELETE;
+    let mut response = next.run(request).await;
+    if is_end && response.status() == StatusCode::ACCEPTED {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+    }
+    response
 }

@@ -28,6 +28,8 @@ pub enum TokenError {
     NotPrivate { path: PathBuf, mode: u32 },
     #[error("the token is empty, too long, or not made of visible ASCII characters")]
     Malformed,
+    #[error("`{path}` holds no token")]
+    BadFile { path: PathBuf, source: Box<TokenError> },
     #[error("cannot make a token")]
     NoRandomness { source: getrandom::Error },
 }
@@ -51,6 +53,7 @@ impl BearerToken {
         }
         let text = fs_err::read_to_string(path).map_err(unreadable)?;
         Self::new(text.trim())
+            .map_err(|error| TokenError::BadFile { path: path.to_owned(), source: Box::new(error) })
     }
 
     /// Makes one that nobody can guess.
@@ -110,7 +113,7 @@ mod tests {
     #[test]
     fn an_empty_token_is_refused() {
         for text in ["", "\n", "two words", "umläut"] {
-            assert!(matches!(file(text, 0o600), Err(TokenError::Malformed)), "{text}");
+            assert!(matches!(file(text, 0o600), Err(TokenError::BadFile { .. })), "{text}");
         }
     }
 

@@ -78,6 +78,14 @@ async fn long_output_is_cut_where_the_call_or_the_default_says() {
 }
 
 #[tokio::test]
+async fn a_command_gets_its_variables_and_its_directory() {
+    let client = Client::of(host_pins(), Profile::Full).await;
+    let more = json!({ "env": { "GREETING": "hello" }, "cwd": "/tmp" });
+    let result = run(&client, "echo $GREETING from $PWD", more).await;
+    assert!(text(&result).starts_with("hello from /tmp\n"), "{}", text(&result));
+}
+
+#[tokio::test]
 async fn environments_are_listed_in_an_object() {
     let client = Client::full().await;
     let result = client.call("vm_list_environments", json!({})).await;

@@ -42,7 +42,7 @@ impl Listening {
     }
 
     /// Sends a request, with `headers` instead of or besides the usual ones.
-    async fn send(&self, body: &str, headers: &[(&str, &str)]) -> TcpStream {
+    async fn send(&self, method: &str, body: &str, headers: &[(&str, &str)]) -> TcpStream {
         let mut all = vec![
             ("host", self.address.to_string()),
             ("authorization", format!("Bearer {TOKEN}")),
@@ -52,7 +52,7 @@ impl Listening {
             ("content-length", body.len().to_string()),
         ];
         all.retain(|(name, _)| headers.iter().all(|(other, _)| name != other));
-        let mut request = "POST /mcp HTTP/1.1\r\n".to_owned();
+        let mut request = format!("{method} /mcp HTTP/1.1\r\n");
         let given = headers.iter().map(|(name, value)| (*name, (*value).to_owned()));
         for (name, value) in all.into_iter().chain(given).filter(|(_, value)| !value.is_empty()) {
             request += &format!("{name}: {value}\r\n");
@@ -63,12 +63,16 @@ impl Listening {
     }
 
     /// The whole response.
-    async fn post(&self, body: &str, headers: &[(&str, &str)]) -> String {
-        let mut stream = self.send(body, headers).await;
+    async fn exchange(&self, method: &str, body: &str, headers: &[(&str, &str)]) -> String {
+        let mut stream = self.send(method, body, headers).await;
         let mut response = Vec::new();
         let read = stream.read_to_end(&mut response);
         tokio::time::timeout(DEADLINE, read).await.expect("in time").unwrap();
         String::from_utf8(response).unwrap()
+    }
+
+    async fn post(&self, body: &str, headers: &[(&str, &str)]) -> String {
+        self.exchange("POST", body, headers).await
     }
 
     async fn status(&self, headers: &[(&str, &str)]) -> u16 {
@@ -144,6 +148,16 @@ async fn a_conversation_has_a_name_and_calls_are_answered_in_it() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_conversation_is_confirmed() {
+    let listening = Listening::new().await;
+    let session = listening.begin().await;
+    let headers = [("mcp-session-id", &*session), ("mcp-protocol-version", "2025-11-25")];
+    let request = |method: &'static str| listening.exchange(method, "", &headers);
+    assert!(request("DELETE").await.starts_with("HTTP/1.1 204 "));
+    assert!(listening.post(&call("true"), &headers).await.starts_with("HTTP/1.1 404 "));
+}
+
+#[tokio::test]
 async fn many_conversations_make_room_for_new_ones() {
     let listening = Listening::new().await;
     let oldest = listening.begin().await;
@@ -176,7 +190,7 @@ async fn a_client_that_goes_ends_its_call() {
         runs = runs.display()
     );
     let headers = [("mcp-session-id", &*session), ("mcp-protocol-version", "2025-11-25")];
-    let stream = listening.send(&call(&command), &headers).await;
+    let stream = listening.send("POST", &call(&command), &headers).await;
     let until = Instant::now() + DEADLINE;
     let until_exists = async |exists| {
         while runs.exists() != exists {

@@ -31,6 +31,13 @@ async fn a_wrong_argument_is_named_with_its_value_and_its_limit() {
         ("command", json!(""), "command must not be empty"),
         ("command", json!(null), "command is required by vm_run"),
         ("env", json!(["A=b"]), "env must be an object of strings, not [\"A=b\"]"),
+        (
+            "env",
+            json!({ "A=B": "x" }),
+            "the name of an environment variable must not be empty, nor contain `=` or \
+             NUL, like \"A=B\"",
+        ),
+        ("cwd", json!("tmp"), "cwd must be an absolute path without a NUL byte, not \"tmp\""),
         ("stdin", json!(1), "stdin must be a string, not 1"),
         (
             "environment",
@@ -70,6 +77,21 @@ async fn a_vm_that_does_not_exist_is_named() {
         }
     }
     let arguments = json!({ "vm_id": "0123456789ab", "command": "true" });
+    let logs = |name: &str, value: serde_json::Value| {
+        let mut arguments = json!({ "vm_id": "0123456789ab", "run_id": 1 });
+        arguments[name] = value;
+        client.refusal("vm_logs", arguments)
+    };
+    for (name, value, message) in [
+        ("run_id", json!(1), "vm '0123456789ab' does not exist"),
+        ("run_id", json!(null), "run_id is required by vm_logs"),
+        ("run_id", json!(0), "run_id must be between 1 and 4294967295, not 0"),
+        ("offset", json!(-1), "offset must be between 0 and 9223372036854775807, not -1"),
+        ("bytes_max", json!(0), "bytes_max must be between 1 and 1048576, not 0"),
+        ("stream", json!("both"), "stream must be stdout or stderr, not 'both'"),
+    ] {
+        assert_eq!(logs(name, value).await, message);
+    }
     assert_eq!(client.refusal("vm_exec", arguments).await, "vm '0123456789ab' does not exist");
 }
 

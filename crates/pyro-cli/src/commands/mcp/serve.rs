@@ -97,7 +97,7 @@ fn no_token(error: &TokenError) -> PyroError {
         TokenError::NotPrivate { path, .. } => {
             failure.hint(format!("make it yours alone: `chmod 600 {}`", path.display()))
         }
-        TokenError::Unreadable { .. } | TokenError::Malformed => {
+        TokenError::Unreadable { .. } | TokenError::BadFile { .. } | TokenError::Malformed => {
             failure.hint("leave out `--token-file` for a fresh token")
         }
         TokenError::NoRandomness { .. } => failure,
