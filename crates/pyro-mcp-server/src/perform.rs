@@ -6,6 +6,7 @@ use pyro_core::{Progress, Pyro, PyroError, Streams};
 
 use crate::answer::Answer;
 use crate::call::{Call, Input};
+use crate::pins::Pins;
 use crate::progress::Narrator;
 use crate::turns::Turns;
 
@@ -13,6 +14,7 @@ use crate::turns::Turns;
 /// goes on.
 pub(crate) async fn perform(
     pyro: &Pyro,
+    pins: &Pins,
     turns: &Turns,
     narrator: &Narrator,
     call: Call,
@@ -35,7 +37,8 @@ pub(crate) async fn perform(
             pyro.list_environments().map(|list| Answer::of_environments(&list))
         }
         Call::Create(request) => {
-            pyro.create_vm(*request, &report).await.map(|vm| Answer::of_vm(&vm))
+            let created = pyro.create_vm(*request, &report).await;
+            created.map(|vm| Answer::of_vm(&vm)).map_err(|failure| pins.explain(failure))
         }
         Call::Start(id) => pyro.start_vm(&id, &report).await.map(|vm| Answer::of_vm(&vm)),
         Call::Exec(id, request, input) => {

@@ -99,15 +99,17 @@ impl Pins {
         }
     }
 
-    /// Adds that the operator has set it to the core's refusal of one more VM.
-    pub(crate) fn explain(&self, failure: PyroError) -> PyroError {
-        match (failure.kind, self.active_vms_max) {
-            (ErrorKind::TooManyVms, Some(max)) => failure.hint(format!(
-                "the operator of this server set `--max-active-vms {}`: end what is no longer needed",
-                max.get()
-            )),
-            _ => failure,
+    /// The core's refusal of one more VM, for whoever can only delete some: the core tells how to allow more.
+    pub(crate) fn explain(&self, mut failure: PyroError) -> PyroError {
+        if failure.kind != ErrorKind::TooManyVms {
+            return failure;
         }
+        if let Some(max) = self.active_vms_max {
+            let option = format!("--max-active-vms {}", max.get());
+            failure = failure.cause(format!("the operator of this server set `{option}`"));
+            failure.hints = vec!["end what is no longer needed: vm_delete".to_owned()];
+        }
+        failure
     }
 }
 

@@ -159,14 +159,12 @@ impl Connection {
         let narrator = Narrator::new();
         let token = context.meta.get_progress_token();
         let listener = token.map(|token| Listener { peer: context.peer.clone(), token });
-        let work = perform(&shared.pyro, &shared.turns, &narrator, call);
+        let work = perform(&shared.pyro, &shared.pins, &shared.turns, &narrator, call);
         let work = narrator.accompany(listener.as_ref(), work);
         tokio::select! {
             biased;
             () = self.unwanted(context) => Err(interrupted()),
-            outcome = in_time(tool, deadline, work) => {
-                outcome.map_err(|failure| shared.pins.explain(failure))
-            }
+            outcome = in_time(tool, deadline, work) => outcome,
         }
     }
 

@@ -30,6 +30,9 @@ fn help_of_every_command_is_the_golden_one() {
     assert_help(&["env", "pull"], include_str!("golden/env-pull.txt"));
     assert_help(&["env", "inspect"], include_str!("golden/env-inspect.txt"));
     assert_help(&["env", "prune"], include_str!("golden/env-prune.txt"));
+    assert_help(&["mcp"], include_str!("golden/mcp.txt"));
+    assert_help(&["mcp", "serve"], include_str!("golden/mcp-serve.txt"));
+    assert_help(&["mcp", "config"], include_str!("golden/mcp-config.txt"));
     assert_help(&["doctor"], include_str!("golden/doctor.txt"));
     assert_help(&["completions"], include_str!("golden/completions.txt"));
 }

@@ -12,6 +12,8 @@ mod help;
 
 mod host;
 
+mod mcp;
+
 mod terminal;
 
 use std::process::Command;

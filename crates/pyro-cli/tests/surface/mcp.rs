@@ -1,0 +1,96 @@
+//! `pyro mcp` without a VM: what is refused before anybody is served, and clients' configuration files.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn config(home: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pyro"))
+        .args(["mcp", "config"])
+        .args(arguments)
+        .env("HOME", home)
+        .env_remove("XDG_CONFIG_HOME")
+        .env_remove("CODEX_HOME")
+        .output()
+        .unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn the_configuration_is_printed_with_the_path_of_this_executable() {
+    let home = tempfile::tempdir().unwrap();
+    let output = config(home.path(), &["--client", "gemini", "--", "--profile", "run"]);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let server = &document["mcpServers"]["pyro"];
+    assert_eq!(server["command"], env!("CARGO_BIN_EXE_pyro"));
+    assert_eq!(server["args"], serde_json::json!(["mcp", "serve", "--profile", "run"]));
+    assert!(stderr(&output).contains(".gemini/settings.json"), "{}", stderr(&output));
+    assert_eq!(fs_err::read_dir(home.path()).unwrap().count(), 0, "nothing is written");
+}
+
+#[test]
+fn it_is_installed_once_and_beside_what_is_there() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join(".claude.json");
+    let before = "{\n  // mine\n  \"numStartups\": 7\n}\n";
+    fs_err::write(&file, before).unwrap();
+    let install = || config(home.path(), &["--client", "claude-code", "--install"]);
+    let first = install();
+    assert!(first.status.success() && stderr(&first).contains("added `mcpServers.pyro`"));
+    let text = fs_err::read_to_string(&file).unwrap();
+    assert!(text.starts_with("{\n  // mine\n  \"numStartups\": 7"), "{text}");
+    let backup = home.path().join(".claude.json.before-pyro");
+    assert_eq!(fs_err::read_to_string(backup).unwrap(), before);
+    assert!(stderr(&install()).contains("nothing was changed"));
+    assert_eq!(fs_err::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
+fn a_file_that_cannot_be_parsed_is_left_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join(".cursor");
+    fs_err::create_dir(&directory).unwrap();
+    fs_err::write(directory.join("mcp.json"), "{ not json").unwrap();
+    let output = config(home.path(), &["--client", "cursor", "--install"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("it is no valid JSON"), "{}", stderr(&output));
+    assert_eq!(fs_err::read_to_string(directory.join("mcp.json")).unwrap(), "{ not json");
+    assert_eq!(fs_err::read_dir(&directory).unwrap().count(), 1);
+}
+
+#[test]
+fn what_a_client_would_hide_is_refused_now() {
+    let home = tempfile::tempdir().unwrap();
+    for (options, reason) in [
+        (&["--no-such-option"][..], "unexpected argument '--no-such-option'"),
+        (&["--transport", "http"], "for a server over HTTP give its `--url`"),
+    ] {
+        let output = config(home.path(), &[&["--client", "codex", "--"], options].concat());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_server_that_makes_no_sense_does_not_begin() {
+    for (arguments, reason) in [
+        (&["--port", "1"][..], "`--port` has no effect over standard input and output"),
+        (&["--max-mem-mib", "1"], "mem_mib must be between 256 and 32768, not 1"),
+        (&["--max-active-vms", "0"], "max_active_vms must be between 1 and 1000, not 0"),
+        (&["--allow-environment", "x"], "unknown environment 'x'; expected one of: "),
+        (&["--transport", "http", "--token-file", "/dev/null"], "others can read `/dev/null`"),
+    ] {
+        let outcome = crate::pyro(&[&["mcp", "serve"], arguments].concat());
+        assert_eq!((outcome.exit_code, outcome.stdout.as_str()), (1, ""));
+        assert!(outcome.stderr.contains(reason), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_client_that_says_nothing_is_served_to_its_end() {
+    let outcome = crate::pyro(&["mcp", "serve"]);
+    assert_eq!((outcome.exit_code, outcome.stdout.as_str()), (0, ""));
+    assert_eq!(outcome.stderr, "");
+}
