@@ -7,7 +7,8 @@ use super::tree::File;
 use crate::workspace;
 
 /// Where the options of `pyro` are declared, one field each.
-const ARGUMENTS: &str = "crates/pyro-cli/src/arguments.rs";
+const ARGUMENTS: [&str; 2] =
+    ["crates/pyro-cli/src/arguments.rs", "crates/pyro-cli/src/mcp_arguments.rs"];
 
 /// The document whose promises name the tests that show them.
 const SPECIFICATION: &str = "docs/SPECIFICATION.md";
@@ -16,7 +17,8 @@ const SPECIFICATION: &str = "docs/SPECIFICATION.md";
 const BUILT_IN: [&str; 2] = ["help", "version"];
 
 pub(super) fn check(files: &[File]) -> Vec<Finding> {
-    let declared = files.iter().find(|file| file.path == ARGUMENTS).map(|file| file.text.as_str());
+    let declaring = files.iter().filter(|file| ARGUMENTS.contains(&&*file.path));
+    let declared: String = declaring.map(|file| file.text.as_str()).collect();
     let documents = files.iter().filter(|file| file.has_extension("md"));
     let defines = |test: &str| {
         let definition = format!("fn {test}(");
@@ -25,7 +27,7 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
     documents
         .flat_map(|file| {
             let mut findings = check_links(file, &|path| workspace::root().join(path).exists());
-            findings.extend(check_options(file, declared.unwrap_or_default()));
+            findings.extend(check_options(file, &declared));
             if file.path == SPECIFICATION {
                 findings.extend(check_tests(file, &defines));
             }
