@@ -1,24 +1,63 @@
 //! The line to a client over a pair of byte streams: a message in each line of text.
 
-use rmcp::model::JsonRpcMessage;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rmcp::model::{ClientNotification, JsonRpcMessage, RequestId};
 use rmcp::service::{RoleServer, RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use rmcp::transport::async_rw::AsyncRwTransport;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::server::MESSAGE_BYTES_MAX;
 
-/// The SDK's transport, with two things changed.
+/// Requests of one client whose answers it has not taken yet. With more than that no further message is read: a client that
+/// asks and does not listen would fill our memory with answers. More than may wait for their turns to run.
+const UNANSWERED_MAX: usize = 256;
+
+/// The SDK's transport, with three things changed.
 ///
 /// It tells when the client has ended its side: the SDK's own loop would wait for the calls that run, though
-/// nobody is left to read their answers. And it passes over what comes before the first request and is none: the SDK
-/// would end the conversation.
+/// nobody is left to read their answers. It passes over what comes before the first request and is none: the SDK
+/// would end the conversation. And it reads no faster than the client does.
 pub(crate) struct Line<R: AsyncRead, W: AsyncWrite> {
     transport: AsyncRwTransport<RoleServer, R, W>,
     has_begun: bool,
+    unanswered: Arc<Unanswered>,
     /// Cancels a token when the line is dropped, for whatever reason.
     ended: Option<DropGuard>,
+}
+
+/// The requests that have no answer yet, or none that was written.
+#[derive(Debug, Default)]
+struct Unanswered {
+    requests: Mutex<HashSet<RequestId>>,
+    fewer: Notify,
+}
+
+impl Unanswered {
+    fn requests(&self) -> MutexGuard<'_, HashSet<RequestId>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, request: RequestId) {
+        self.requests().insert(request);
+    }
+
+    fn remove(&self, request: &RequestId) {
+        self.requests().remove(request);
+        // Kept for the reader if it does not wait at this moment.
+        self.fewer.notify_one();
+    }
+
+    /// Waits until there is room for one more.
+    async fn room(&self) {
+        while self.requests().len() >= UNANSWERED_MAX {
+            self.fewer.notified().await;
+        }
+    }
 }
 
 impl<R, W> Line<R, W>
@@ -30,7 +69,8 @@ where
     pub(crate) fn new(reader: R, writer: W, ended: CancellationToken) -> Self {
         let transport =
             AsyncRwTransport::new(reader, writer).with_max_line_length(MESSAGE_BYTES_MAX);
-        Self { transport, has_begun: false, ended: Some(ended.drop_guard()) }
+        let unanswered = Arc::default();
+        Self { transport, has_begun: false, unanswered, ended: Some(ended.drop_guard()) }
     }
 }
 
@@ -45,19 +85,45 @@ where
         &mut self,
         message: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
-        self.transport.send(message)
+        let answered = match &message {
+            JsonRpcMessage::Response(response) => Some(response.id.clone()),
+            JsonRpcMessage::Error(error) => error.id.clone(),
+            JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => None,
+        };
+        let unanswered = self.unanswered.clone();
+        let sent = self.transport.send(message);
+        async move {
+            let sent = sent.await;
+            if let Some(answered) = answered {
+                unanswered.remove(&answered);
+            }
+            sent
+        }
     }
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         loop {
+            self.unanswered.room().await;
             let message = self.transport.receive().await;
             match &message {
                 None => {
                     self.ended.take();
                 }
-                Some(JsonRpcMessage::Request(_)) => self.has_begun = true,
+                Some(JsonRpcMessage::Request(request)) => {
+                    self.has_begun = true;
+                    self.unanswered.add(request.id.clone());
+                }
                 Some(_) if !self.has_begun => continue,
-                Some(_) => {}
+                Some(JsonRpcMessage::Notification(notification)) => {
+                    // Whoever cancels a request gets no answer.
+                    if let ClientNotification::CancelledNotification(cancelled) =
+                        &notification.notification
+                        && let Some(request) = &cancelled.params.request_id
+                    {
+                        self.unanswered.remove(request);
+                    }
+                }
+                Some(JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_)) => {}
             }
             return message;
         }

@@ -28,8 +28,9 @@ use crate::server::{MESSAGE_BYTES_MAX, Server};
 /// The path of the one endpoint.
 const PATH: &str = "/mcp";
 
-/// For connections to end by themselves when the server is closed.
-const CONNECTIONS_END_DEADLINE: Duration = Duration::from_secs(5);
+/// For connections to end by themselves when the server is closed. Calls and streams end at once; a connection on which
+/// nothing was ever asked does not end by itself.
+const CONNECTIONS_END_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How often a stream without events shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -93,6 +94,9 @@ impl HttpServer {
             .disable_allowed_hosts()
             .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
             .with_cancellation_token(closing.clone())
+            // Where nothing comes before the answer, and the protocol's revision lets us: some clients take no event
+            // of a stream beyond 1 MiB, but any document.
+            .with_json_response(true)
             .with_sse_keep_alive(Some(KEEP_ALIVE));
         // Whoever is told to come back would find that the call has ended with its stream.
         config.sse_retry = None;

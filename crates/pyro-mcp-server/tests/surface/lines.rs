@@ -108,3 +108,35 @@ async fn a_tool_that_is_asked_for_badly_is_answered_with_a_result() {
     let heard = converse(&[&initialize("2025-11-25"), &call.to_string()], 2).await;
     assert_eq!(heard[1]["result"]["isError"], true, "{}", heard[1]);
 }
+
+#[tokio::test]
+async fn a_client_that_asks_and_does_not_listen_is_read_no_further() {
+    let (server, _directory) = server(Pins::default(), Profile::Full);
+    // The server's words fill this line long before the client's do.
+    let (ours, theirs) = tokio::io::duplex(1 << 12);
+    let (reader, writer) = tokio::io::split(theirs);
+    let (from_server, mut to_server) = tokio::io::split(ours);
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(async move { server.serve(reader, writer).await });
+    let mut taken = 0;
+    to_server.write_all(format!("{}\n", initialize("2025-11-25")).as_bytes()).await.unwrap();
+    let ask = async {
+        for number in 2.. {
+            let list = json!({ "jsonrpc": "2.0", "id": number, "method": "tools/list" });
+            to_server.write_all(format!("{list}\n").as_bytes()).await.unwrap();
+            taken = number;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(1), ask)
+        .await
+        .expect_err("it is never read to the end");
+    assert!((200..500).contains(&taken), "{taken} requests are read, and some lie in the line");
+    // Whoever listens again is served again.
+    let mut from_server = BufReader::new(from_server).lines();
+    let listen = async {
+        for _ in 0..256 {
+            from_server.next_line().await.unwrap().expect("an answer");
+        }
+    };
+    tokio::time::timeout(DEADLINE, listen).await.expect("in time");
+}
