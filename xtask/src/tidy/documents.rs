@@ -21,8 +21,10 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
     let declared: String = declaring.map(|file| file.text.as_str()).collect();
     let documents = files.iter().filter(|file| file.has_extension("md"));
     let defines = |test: &str| {
-        let definition = format!("fn {test}(");
-        files.iter().any(|file| file.has_extension("rs") && file.text.contains(&definition))
+        let definitions = [("rs", format!("fn {test}(")), ("py", format!("def {test}("))];
+        definitions.iter().any(|(extension, definition)| {
+            files.iter().any(|file| file.has_extension(extension) && file.text.contains(definition))
+        })
     };
     documents
         .flat_map(|file| {
