@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask demo | test | tidy | bench | fuzz`.
+//! Development tasks: `cargo xtask demo | test | clients | tidy | bench | fuzz`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -6,6 +6,8 @@
 )]
 
 mod bench;
+
+mod clients;
 
 mod demo;
 
@@ -39,6 +41,12 @@ enum Task {
     Demo,
     /// Install what is missing, then run every check and every test, real VMs included
     Test,
+    /// Run only the tests of the MCP server with the clients that people use
+    Clients {
+        /// Options of pytest, for instance `-k cancel`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Check the rules that no compiler checks: directions, file sizes, links
     Tidy,
     /// Measure what docs/SPECIFICATION.md promises
@@ -51,6 +59,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Demo => demo::demo(),
         Task::Test => suite::test(),
+        Task::Clients { options } => clients::clients(&options),
         Task::Tidy => tidy::tidy(),
         Task::Bench(bench) => bench::bench(&bench),
         Task::Fuzz(fuzz) => fuzz::fuzz(&fuzz),

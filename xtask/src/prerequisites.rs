@@ -18,6 +18,8 @@ struct Need {
 enum What {
     Program(&'static str),
     File(&'static str),
+    /// Debian leaves some out of its Python.
+    PythonModule(&'static str),
 }
 
 /// What pulling an environment and running a VM need.
@@ -46,6 +48,13 @@ const TESTS: [Need; 4] = [
     program("fakeroot", "fakeroot"),
     program("useradd", "passwd"),
     program("ps", "procps"),
+];
+
+/// What the clients of the MCP server are installed with, and started through.
+const CLIENTS: [Need; 3] = [
+    program("python3", "python3"),
+    Need { what: What::PythonModule("ensurepip"), package: "python3-venv" },
+    program("bash", "bash"),
 ];
 
 /// What the benchmark measures beside pyro. Which of the two container runtimes works depends on the
@@ -80,6 +89,7 @@ pub(crate) fn for_running() -> Result<(), String> {
 pub(crate) fn for_tests() -> Result<(), String> {
     require(&RUNTIME)?;
     require(&TESTS)?;
+    require(&CLIENTS)?;
     require(&BENCHMARK)
 }
 
@@ -87,6 +97,12 @@ pub(crate) fn for_tests() -> Result<(), String> {
 pub(crate) fn for_benchmark() -> Result<(), String> {
     for_running()?;
     require(&BENCHMARK)
+}
+
+/// Makes sure that the tests with clients of the MCP server can run.
+pub(crate) fn for_clients() -> Result<(), String> {
+    for_running()?;
+    require(&CLIENTS)
 }
 
 /// Makes sure that the fuzz targets can be built.
@@ -135,15 +151,23 @@ impl Need {
         match self.what {
             What::Program(name) => directories.iter().any(|path| path.join(name).is_file()),
             What::File(path) => Path::new(path).exists(),
+            What::PythonModule(name) => has_python_module(name),
         }
     }
+}
+
+fn has_python_module(name: &str) -> bool {
+    let import = format!("import {name}");
+    let mut python = Command::new("python3");
+    python.args(["-c", &import]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    python.status().is_ok_and(|status| status.success())
 }
 
 fn advice(needs: &[Need]) -> String {
     let directories = search_path();
     let mut text = "this is neither Debian nor Ubuntu, so please install by yourself:".to_owned();
     for need in needs.iter().filter(|need| !need.is_met(&directories)) {
-        let (What::Program(what) | What::File(what)) = need.what;
+        let (What::Program(what) | What::File(what) | What::PythonModule(what)) = need.what;
         text += &format!("\n  {what} (on Debian in the package `{}`)", need.package);
     }
     text
@@ -230,5 +254,12 @@ mod tests {
         let advice = advice(&needs);
         assert!(advice.contains("no-such-program-of-pyro"), "{advice}");
         assert!(!advice.contains("dash"), "{advice}");
+    }
+
+    #[test]
+    fn a_missing_module_of_python_is_named_with_its_package() {
+        let module = |name, package| Need { what: What::PythonModule(name), package };
+        let needs = [module("no_such_module_of_pyro", "some-package"), module("json", "python3")];
+        assert_eq!(missing(&needs), ["some-package"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::steps::Steps;
-use crate::{bench, prerequisites, tidy, workspace};
+use crate::{bench, clients, prerequisites, tidy, workspace};
 
 pub(crate) fn test() -> Result<(), String> {
     let mut steps = Steps::default();
@@ -35,9 +35,7 @@ fn check(steps: &mut Steps) {
 }
 
 fn run_tests(steps: &mut Steps) {
-    let mut command = workspace::cargo();
-    command.args(["build", "--locked", "--package=pyro-cli"]);
-    if steps.command("build pyro", &mut command).is_err() {
+    if build(steps).is_err() {
         return;
     }
     let mut command = agent(&["test", "--locked"]);
@@ -46,12 +44,20 @@ fn run_tests(steps: &mut Steps) {
     command.args(["test", "--locked", "--workspace", "--no-fail-fast"]);
     let outcome = test_directories(&mut command);
     steps.run("tests", || outcome.and_then(|()| crate::steps::run(&mut command))).ok();
+    clients::test(steps, &[]);
     steps.run("benchmark, quick", bench::smoke).ok();
+}
+
+/// Builds the executable that tests run.
+pub(crate) fn build(steps: &mut Steps) -> Result<(), String> {
+    let mut command = workspace::cargo();
+    command.args(["build", "--locked", "--package=pyro-cli"]);
+    steps.command("build pyro", &mut command)
 }
 
 /// Keeps the environments and VMs of the tests away from those of the user. They stay from run to
 /// run, because pulling them takes minutes.
-fn test_directories(command: &mut Command) -> Result<(), String> {
+pub(crate) fn test_directories(command: &mut Command) -> Result<(), String> {
     let target = workspace::target()?;
     command.env("PYRO_ENVIRONMENT_CACHE_DIR", target.join("test-cache"));
     command.env("PYRO_STATE_DIR", target.join("test-state"));
