@@ -3,6 +3,7 @@
 mod boot;
 mod environments;
 mod host;
+mod mcp;
 mod runs;
 mod statistics;
 
@@ -31,6 +32,14 @@ enum Part {
     Boot {
         /// Boots of each environment
         #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Time runs through a real MCP server beside the same through the core
+    Mcp {
+        /// Runs of each
+        #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
         runs: u32,
         #[command(flatten)]
         output: Output,
@@ -79,6 +88,10 @@ pub(crate) fn bench(bench: &Bench) -> Result<(), String> {
     let (table, samples, output) = match part {
         Part::Boot { runs, output } => {
             let (table, samples) = boot::measure(&pyro, *runs)?;
+            (table, samples, output)
+        }
+        Part::Mcp { runs, output } => {
+            let (table, samples) = mcp::measure(&pyro, *runs)?;
             (table, samples, output)
         }
         Part::Environments { output } => {
@@ -146,15 +159,16 @@ impl Pyro {
         };
         let mut build = workspace::cargo();
         build.args(["build", "--locked", "--package=pyro-cli", "--package=pyro-core"]);
-        build.args(["--bin=pyro", "--example=exec_in_a_live_vm"]).args(options);
+        build.args(["--package=pyro-mcp-server", "--bin=pyro"]).args(options);
+        build.args(["--example=exec_in_a_live_vm", "--example=vm_run_overhead"]);
         crate::steps::run(&mut build)?;
         let target = workspace::target()?;
         Ok(Self { executable: target.join(directory).join("pyro"), target })
     }
 
-    /// The example of `pyro-core` that executes commands in a live VM.
-    fn live_example(&self) -> Command {
-        self.with_cache(&self.executable.with_file_name("examples/exec_in_a_live_vm"), CACHE)
+    /// An example of one of our crates.
+    fn example(&self, name: &str) -> Command {
+        self.with_cache(&self.executable.with_file_name(format!("examples/{name}")), CACHE)
     }
 
     /// A command that keeps its environments in `cache`, below the target directory.

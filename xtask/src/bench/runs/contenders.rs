@@ -139,7 +139,7 @@ fn live<'a>(stage: &'a Stage<'a>) -> [Contender<'a>; 2] {
     let commands = [SHELL.join(" "), GIT.join(" ")];
     let times = WARMING_EXECUTIONS + 1;
     let example = move || {
-        let mut command = stage.pyro.live_example();
+        let mut command = stage.pyro.example("exec_in_a_live_vm");
         command.arg(&stage.pyro.executable).args([ENVIRONMENT, &times.to_string()]);
         command.args(&commands);
         command

@@ -1,0 +1,125 @@
+//! Runs a shell command in VMs of its own, by turns through the core in this process and as `vm_run` through
+//! a real `pyro mcp serve` on standard input and output. Prints the milliseconds of each as JSON, in order.
+//!
+//! ```sh
+//! cargo run --package pyro-mcp-server --example vm_run_overhead -- target/debug/pyro debian:12 5 'sh -c true'
+//! ```
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example shows what it does")]
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+use std::time::Instant;
+
+use pyro_core::{
+    CommandText, Config, ExecRequest, HostCompat, MemoryMib, Network, Pyro, RunRequest, Streams,
+    TimeToLive, VcpuCount, VmRequest, parse_environment,
+};
+use rmcp::model::CallToolRequestParams;
+use rmcp::service::{RoleClient, RunningService, ServiceExt};
+
+const USAGE: &str = "usage: vm_run_overhead PYRO ENVIRONMENT TIMES COMMAND";
+
+struct Arguments {
+    /// The `pyro` executable: the server, and the supervisor of the VMs.
+    pyro: PathBuf,
+    environment: String,
+    times: usize,
+    command: String,
+}
+
+type Failure = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    let Some(arguments) = arguments() else {
+        eprintln!("{USAGE}");
+        return ExitCode::FAILURE;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(measure(&arguments))) {
+        Ok(milliseconds) => {
+            println!("{milliseconds}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments() -> Option<Arguments> {
+    let mut words = std::env::args().skip(1);
+    // Absolute, because a supervisor works in a directory of its own.
+    let pyro = std::path::absolute(words.next()?).ok()?;
+    let environment = words.next()?;
+    let times = words.next()?.parse().ok()?;
+    let command = words.next()?;
+    words.next().is_none().then_some(Arguments { pyro, environment, times, command })
+}
+
+async fn measure(arguments: &Arguments) -> Result<serde_json::Value, Failure> {
+    let core = Pyro::new(Config::from_environment(arguments.pyro.clone())?);
+    let mut server = tokio::process::Command::new(&arguments.pyro)
+        .args(["mcp", "serve"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let streams =
+        (server.stdout.take().ok_or("no output")?, server.stdin.take().ok_or("no input")?);
+    let client = ().serve(streams).await?;
+    let (mut core_ms, mut mcp_ms) = (Vec::new(), Vec::new());
+    // The first of each finds cold caches, and perhaps no template, and is not counted.
+    through_core(&core, arguments).await?;
+    through_mcp(&client, arguments).await?;
+    for _ in 0..arguments.times {
+        core_ms.push(through_core(&core, arguments).await?);
+        mcp_ms.push(through_mcp(&client, arguments).await?);
+    }
+    client.cancel().await?;
+    // It ends with its input.
+    server.wait().await?;
+    Ok(serde_json::json!({ "core": core_ms, "mcp": mcp_ms }))
+}
+
+async fn through_core(core: &Pyro, arguments: &Arguments) -> Result<f64, Failure> {
+    let started = Instant::now();
+    let request = RunRequest {
+        vm: VmRequest {
+            environment: parse_environment(&arguments.environment)?,
+            vcpu_count: VcpuCount::DEFAULT,
+            memory: MemoryMib::DEFAULT,
+            time_to_live: TimeToLive::DEFAULT,
+            network: Network::Off,
+        },
+        exec: ExecRequest::new(CommandText::new(&arguments.command)?),
+        host_compat: HostCompat::Forbidden,
+    };
+    let outcome = core.run_in_vm(request, Streams::default(), &|_| {}).await?;
+    let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+    if outcome.exec.exit_code != 0 {
+        return Err(format!("the command fails: {}", outcome.exec.stderr).into());
+    }
+    Ok(elapsed_ms)
+}
+
+async fn through_mcp(
+    client: &RunningService<RoleClient, ()>,
+    arguments: &Arguments,
+) -> Result<f64, Failure> {
+    let values = serde_json::json!({
+        "environment": arguments.environment,
+        "command": arguments.command,
+    });
+    let mut request = CallToolRequestParams::new("vm_run");
+    request.arguments = values.as_object().cloned();
+    let started = Instant::now();
+    let result = client.call_tool(request).await?;
+    let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+    let exit_code = result.structured_content.as_ref().map(|outcome| &outcome["exit_code"]);
+    match exit_code {
+        Some(code) if *code == 0 => Ok(elapsed_ms),
+        _ => Err(format!("the command fails: {result:?}").into()),
+    }
+}
