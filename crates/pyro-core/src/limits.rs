@@ -148,7 +148,7 @@ impl VmId {
 
     fn unknown(text: &str) -> PyroError {
         PyroError::new(ErrorKind::UnknownVm, format!("vm '{text}' does not exist"))
-            .hint("`pyro vm list` shows those there are")
+            .hint("`pyro vm list` or the tool `vm_list` shows those there are")
     }
 }
 

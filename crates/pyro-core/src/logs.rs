@@ -168,7 +168,9 @@ pub(crate) fn run(pyro: &Pyro, id: &VmId, run_id: u32) -> Result<RunInfo, PyroEr
             "run {run_id} of vm '{}' does not exist, or nothing of it is kept any more",
             id.as_str()
         ))
-        .hint("`pyro vm logs ID` shows those that are kept")),
+        .hint(
+            "`pyro vm logs ID` shows those that are kept; `vm_exec` tells the number of each run",
+        )),
         Err(error) => Err(unreadable(pyro, id, &error)),
     }
 }

@@ -140,7 +140,7 @@ pub(crate) fn check(request: &VmRequest) -> Result<(), PyroError> {
             ErrorKind::NotAvailable,
             "network access from a VM is not available yet",
         )
-        .hint("run without `--network`: the command then has no network at all")),
+        .hint("leave out `--network`, or `network`: the command then has no network at all")),
     }
 }
 

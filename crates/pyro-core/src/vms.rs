@@ -198,7 +198,7 @@ impl LockedVms<'_> {
         }
         let text = format!("max active VMs reached ({}); delete old VMs first", max.get());
         Err(PyroError::new(ErrorKind::TooManyVms, text)
-            .hint("`pyro vm list` shows them, `pyro vm delete ID` deletes one")
+            .hint("`pyro vm list` or the tool `vm_list` shows them, `pyro vm delete` or `vm_delete` deletes one")
             .hint("set `PYRO_MAX_ACTIVE_VMS` to allow more (1000 at most)"))
     }
 

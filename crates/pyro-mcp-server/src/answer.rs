@@ -2,7 +2,7 @@
 
 use pyro_core::{
     Cleanup, EnvironmentList, LogPart, NetworkInfo, PyroError, ReapReport, RunOutcome,
-    VmExecOutcome, VmInfo,
+    VmExecOutcome, VmInfo, VmList,
 };
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde::Serialize;
@@ -36,6 +36,10 @@ impl Answer {
 
     pub(crate) fn of_vm(vm: &VmInfo) -> Self {
         Self::new(vm, text::vm(vm))
+    }
+
+    pub(crate) fn of_vms(list: &VmList) -> Self {
+        Self::new(list, text::vms(list))
     }
 
     pub(crate) fn of_network(info: &NetworkInfo) -> Self {

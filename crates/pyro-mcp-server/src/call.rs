@@ -36,6 +36,7 @@ pub(crate) enum Call {
     Start(VmId),
     Exec(VmId, Box<ExecRequest>, Input),
     Logs(VmId, LogRequest),
+    List,
     Status(VmId),
     NetworkInfo(VmId),
     Stop(VmId),
@@ -79,6 +80,7 @@ impl Call {
             Tool::Logs => Ok(Self::Logs(vm_id(arguments)?, log(arguments)?)),
             Tool::ListEnvironments => Ok(Self::ListEnvironments),
             Tool::Start => vm_id(arguments).map(Self::Start),
+            Tool::List => Ok(Self::List),
             Tool::Status => vm_id(arguments).map(Self::Status),
             Tool::NetworkInfo => vm_id(arguments).map(Self::NetworkInfo),
             Tool::Stop => vm_id(arguments).map(Self::Stop),
@@ -98,6 +100,7 @@ impl Call {
             Self::Exec(_, request, _) => request.timeout.get() + GRACE,
             Self::ListEnvironments
             | Self::Logs(..)
+            | Self::List
             | Self::Status(_)
             | Self::NetworkInfo(_)
             | Self::Stop(_)
@@ -157,7 +160,7 @@ fn log(arguments: &mut Arguments) -> Result<LogRequest, PyroError> {
     let run_id = arguments.required_whole_number("run_id")?;
     let offset = arguments.whole_number("offset")?.unwrap_or(0);
     let bytes_max = match arguments.whole_number("bytes_max")? {
-        Some(bytes) => within("bytes_max", bytes, 1, LogRequest::BYTES_MAX)?,
+        Some(bytes) => within("bytes_max", bytes, 1, OUTPUT_BYTES_MAX)?,
         None => OUTPUT_BYTES_DEFAULT,
     };
     Ok(LogRequest {

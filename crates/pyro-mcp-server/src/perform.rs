@@ -47,6 +47,7 @@ pub(crate) async fn perform(
             Ok(Answer::of_exec(&outcome))
         }
         Call::Logs(id, request) => pyro.read_log(&id, &request).map(|part| Answer::of_log(&part)),
+        Call::List => pyro.list_vms().await.map(|list| Answer::of_vms(&list)),
         Call::Status(id) => pyro.status_vm(&id).map(|vm| Answer::of_vm(&vm)),
         Call::NetworkInfo(id) => pyro.network_info_vm(&id).map(|info| Answer::of_network(&info)),
         Call::Stop(id) => pyro.stop_vm(&id).await.map(|vm| Answer::of_vm(&vm)),

@@ -15,11 +15,12 @@ use crate::tool::Tool;
 /// How much of each output stream a result holds where the call says nothing: what a model reads at once.
 pub(crate) const OUTPUT_BYTES_DEFAULT: usize = 16 << 10;
 
-/// How much of each output stream a result holds at most.
-pub(crate) const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// How much of each output stream, or of a log, a result holds at most. A result has it twice, as text and as an
+/// object, and some clients take no message over HTTP beyond 1 MiB.
+pub(crate) const OUTPUT_BYTES_MAX: usize = 128 << 10;
 
 const _: () = assert!(OUTPUT_BYTES_DEFAULT <= OUTPUT_BYTES_MAX);
-const _: () = assert!(OUTPUT_BYTES_DEFAULT <= LogRequest::BYTES_MAX);
+const _: () = assert!(OUTPUT_BYTES_MAX <= LogRequest::BYTES_MAX);
 
 /// What a tool takes.
 pub(crate) fn input(tool: Tool, pins: &Pins) -> Arc<JsonObject> {
@@ -42,7 +43,7 @@ pub(crate) fn input(tool: Tool, pins: &Pins) -> Arc<JsonObject> {
         Tool::Start | Tool::Stop | Tool::Status | Tool::Delete | Tool::NetworkInfo => {
             (vm_id(), &["vm_id"])
         }
-        Tool::ListEnvironments | Tool::ReapExpired => (json!({}), &[]),
+        Tool::List | Tool::ListEnvironments | Tool::ReapExpired => (json!({}), &[]),
     };
     let mut schema = json!({
         "type": "object",
@@ -147,7 +148,7 @@ fn log() -> Value {
         "bytes_max": {
             "type": "integer",
             "minimum": 1,
-            "maximum": LogRequest::BYTES_MAX,
+            "maximum": OUTPUT_BYTES_MAX,
             "default": OUTPUT_BYTES_DEFAULT,
         },
     })
@@ -205,6 +206,10 @@ pub(crate) fn output(tool: Tool) -> Arc<JsonObject> {
             }),
             &["environments"],
         ),
+        // Each as vm_status tells it.
+        Tool::List => {
+            (json!({ "vms": { "type": "array", "items": { "type": "object" } } }), &["vms"])
+        }
         Tool::Create | Tool::Start | Tool::Stop | Tool::Status => {
             (vm(), &["vm_id", "state", "expires_at"])
         }

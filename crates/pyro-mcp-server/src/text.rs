@@ -2,7 +2,7 @@
 
 use pyro_core::{
     EnvironmentList, ExecOutcome, ExecutionMode, LogPart, NetworkInfo, PyroError, ReapReport,
-    RunState, VmInfo,
+    RunState, VmInfo, VmList,
 };
 
 use crate::schema::OUTPUT_BYTES_MAX;
@@ -100,6 +100,13 @@ pub(crate) fn environments(list: &EnvironmentList) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+pub(crate) fn vms(list: &VmList) -> String {
+    match list.vms.as_slice() {
+        [] => "there is no VM".to_owned(),
+        vms => vms.iter().map(vm).collect::<Vec<_>>().join("\n"),
+    }
+}
+
 pub(crate) fn vm(vm: &VmInfo) -> String {
     format!(
         "vm {} is {}: {}, vCPUs: {}, {} MiB, expires in {} s",
@@ -183,7 +190,7 @@ mod tests {
         let cut = ExecOutcome { stdout_truncated: true, stdout_bytes: 99_999, ..outcome() };
         assert_eq!(
             executed(&cut, None),
-            "out\n[output cut: stdout has 99999 bytes; for the rest raise output_bytes_max (at most 1048576) or \
+            "out\n[output cut: stdout has 99999 bytes; for the rest raise output_bytes_max (at most 131072) or \
              filter in the command]"
         );
         let kept = "out\n[output cut: stdout has 99999 bytes; the rest is in vm_logs, run_id 7]";

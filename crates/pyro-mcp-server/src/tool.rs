@@ -20,6 +20,7 @@ pub enum Profile {
 pub(crate) enum Tool {
     Run,
     ListEnvironments,
+    List,
     Create,
     Start,
     Exec,
@@ -33,9 +34,10 @@ pub(crate) enum Tool {
 
 impl Tool {
     /// In the order in which they are shown: what is needed most first.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Run,
         Self::ListEnvironments,
+        Self::List,
         Self::Create,
         Self::Start,
         Self::Exec,
@@ -68,6 +70,7 @@ impl Tool {
         match self {
             Self::Run => "vm_run",
             Self::ListEnvironments => "vm_list_environments",
+            Self::List => "vm_list",
             Self::Create => "vm_create",
             Self::Start => "vm_start",
             Self::Exec => "vm_exec",
@@ -84,6 +87,7 @@ impl Tool {
         match self {
             Self::Run => "Run a command in a fresh VM",
             Self::ListEnvironments => "List environments",
+            Self::List => "List VMs",
             Self::Create => "Create a VM",
             Self::Start => "Start a VM",
             Self::Exec => "Run a command in a VM",
@@ -103,6 +107,7 @@ impl Tool {
                  code is a result, not an error. The first use of an environment can take minutes."
             }
             Self::ListEnvironments => "The environments VMs can be made of, and what is in them.",
+            Self::List => "The VMs there are.",
             Self::Create => {
                 "Make a VM that several commands share. Then: vm_start, vm_exec as often as needed, vm_delete."
             }
@@ -131,7 +136,7 @@ impl Tool {
             Self::Run | Self::Create | Self::Start => {
                 annotations.read_only(false).idempotent(false)
             }
-            Self::ListEnvironments | Self::Logs | Self::Status | Self::NetworkInfo => {
+            Self::List | Self::ListEnvironments | Self::Logs | Self::Status | Self::NetworkInfo => {
                 annotations.read_only(true)
             }
             Self::Exec => annotations.read_only(false).destructive(true).idempotent(false),

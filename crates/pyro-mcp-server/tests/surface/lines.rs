@@ -69,7 +69,7 @@ async fn lines_that_are_no_messages_are_passed_over() {
     let heard = converse(&lines, 2).await;
     assert_eq!(heard[0]["id"], 1);
     assert_eq!(heard[1]["id"], 2);
-    assert_eq!(heard[1]["result"]["tools"].as_array().unwrap().len(), 11);
+    assert_eq!(heard[1]["result"]["tools"].as_array().unwrap().len(), 12);
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn the_revision_without_a_handshake_is_served() {
         }},
     });
     let heard = converse(&[&list.to_string()], 1).await;
-    assert_eq!(heard[0]["result"]["tools"].as_array().unwrap().len(), 11);
+    assert_eq!(heard[0]["result"]["tools"].as_array().unwrap().len(), 12);
 }
 
 #[tokio::test]

@@ -21,11 +21,11 @@ async fn a_wrong_argument_is_named_with_its_value_and_its_limit() {
         ("ttl_seconds", json!(59), "ttl_seconds must be between 60 and 3600, not 59"),
         ("timeout_seconds", json!(0), "timeout_seconds must be positive, not 0"),
         ("timeout_seconds", json!(3601), "timeout_seconds must be at most 3600, not 3601"),
-        ("output_bytes_max", json!(-1), "output_bytes_max must be between 0 and 1048576, not -1"),
+        ("output_bytes_max", json!(-1), "output_bytes_max must be between 0 and 131072, not -1"),
         (
             "output_bytes_max",
-            json!(1_048_577),
-            "output_bytes_max must be between 0 and 1048576, not 1048577",
+            json!(131_073),
+            "output_bytes_max must be between 0 and 131072, not 131073",
         ),
         ("network", json!("yes"), "network must be true or false, not \"yes\""),
         ("command", json!(""), "command must not be empty"),
@@ -87,7 +87,7 @@ async fn a_vm_that_does_not_exist_is_named() {
         ("run_id", json!(null), "run_id is required by vm_logs"),
         ("run_id", json!(0), "run_id must be between 1 and 4294967295, not 0"),
         ("offset", json!(-1), "offset must be between 0 and 9223372036854775807, not -1"),
-        ("bytes_max", json!(0), "bytes_max must be between 1 and 1048576, not 0"),
+        ("bytes_max", json!(0), "bytes_max must be between 1 and 131072, not 0"),
         ("stream", json!("both"), "stream must be stdout or stderr, not 'both'"),
     ] {
         assert_eq!(logs(name, value).await, message);
