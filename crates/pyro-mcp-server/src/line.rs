@@ -17,11 +17,12 @@ use crate::server::MESSAGE_BYTES_MAX;
 /// asks and does not listen would fill our memory with answers. More than may wait for their turns to run.
 const UNANSWERED_MAX: usize = 256;
 
-/// The SDK's transport, with three things changed.
+/// The SDK's transport, with four things changed.
 ///
 /// It tells when the client has ended its side: the SDK's own loop would wait for the calls that run, though
 /// nobody is left to read their answers. It passes over what comes before the first request and is none: the SDK
-/// would end the conversation. And it reads no faster than the client does.
+/// would end the conversation. It reads no faster than the client does. And it passes over a request with the name of
+/// another one that has no answer yet.
 pub(crate) struct Line<R: AsyncRead, W: AsyncWrite> {
     transport: AsyncRwTransport<RoleServer, R, W>,
     has_begun: bool,
@@ -42,8 +43,9 @@ impl Unanswered {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, request: RequestId) {
-        self.requests().insert(request);
+    /// Whether it is a new one.
+    fn add(&self, request: RequestId) -> bool {
+        self.requests().insert(request)
     }
 
     fn remove(&self, request: &RequestId) {
@@ -111,7 +113,10 @@ where
                 }
                 Some(JsonRpcMessage::Request(request)) => {
                     self.has_begun = true;
-                    self.unanswered.add(request.id.clone());
+                    if !self.unanswered.add(request.id.clone()) {
+                        // The SDK would do it, but answer once only.
+                        continue;
+                    }
                 }
                 Some(_) if !self.has_begun => continue,
                 Some(JsonRpcMessage::Notification(notification)) => {

@@ -140,3 +140,17 @@ async fn a_client_that_asks_and_does_not_listen_is_read_no_further() {
     };
     tokio::time::timeout(DEADLINE, listen).await.expect("in time");
 }
+
+#[tokio::test]
+async fn of_requests_that_share_a_name_one_is_answered() {
+    let list = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/list" }).to_string();
+    let last = json!({ "jsonrpc": "2.0", "id": 3, "method": "ping" }).to_string();
+    let mut lines = vec![initialize("2025-11-25")];
+    lines.extend(std::iter::repeat_n(list, 20));
+    lines.push(last);
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    let heard = converse(&lines, 3).await;
+    let mut ids: Vec<_> = heard.iter().map(|answer| answer["id"].as_u64().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3]);
+}
