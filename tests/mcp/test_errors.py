@@ -37,9 +37,9 @@ BAD: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("vm_run", RUN | {"output_bytes_max": -1}, "invalid_input", ["output_bytes_max"]),
     (
         "vm_run",
-        RUN | {"output_bytes_max": 1048577},
+        RUN | {"output_bytes_max": 131073},
         "invalid_input",
-        ["output_bytes_max", "1048576"],
+        ["output_bytes_max", "131072"],
     ),
     ("vm_run", RUN | {"command": ""}, "invalid_input", ["command"]),
     ("vm_run", RUN | {"command": "a\0b"}, "invalid_input", ["command"]),

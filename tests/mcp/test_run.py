@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from client import Session
+from client import Session, Step
 from host import BASE, Host
 
 MARKER = "bytes left out"
@@ -118,12 +118,17 @@ async def test_environments_are_listed_like_on_the_command_line(
     assert told == host.json("env", "list", "--json")
 
 
-async def test_the_largest_answer_that_a_call_can_ask_for_arrives(session: Session) -> None:
+@pytest.mark.parametrize("asks_for_progress", [False, True], ids=["silent", "progress"])
+async def test_the_largest_answer_that_a_call_can_ask_for_arrives(
+    session: Session, asks_for_progress: bool
+) -> None:
     tool = next(tool for tool in await session.tools() if tool.name == "vm_run")
     largest = tool.input_schema["properties"]["output_bytes_max"]["maximum"]
+    steps: list[Step] = []
     outcome = await run(
         session,
         "seq 100000 399999; seq 100000 399999 >&2",
+        on_step=steps.append if asks_for_progress else None,
         output_bytes_max=largest,
         timeout_seconds=60,
     )

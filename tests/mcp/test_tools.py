@@ -40,6 +40,7 @@ VM = {"vm_id": REQUIRED}
 CONTRACT: dict[str, dict[str, object]] = {
     "vm_run": SHAPE | COMMAND,
     "vm_list_environments": {},
+    "vm_list": {},
     "vm_create": SHAPE | {"metadata": NOTHING},
     "vm_start": VM,
     "vm_exec": VM | COMMAND,

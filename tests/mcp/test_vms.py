@@ -33,6 +33,8 @@ async def test_a_vm_outlives_the_connection_and_is_seen_by_the_command_line(
     vm_id = made["vm_id"]
     assert host.vms() == [vm_id]
     async with server.connect() as session:
+        listed = (await session.call("vm_list")).success()["vms"]
+        assert [vm["vm_id"] for vm in listed] == [vm_id]
         (await session.call("vm_start", vm_id=vm_id)).success()
     async with server.connect() as session:
         told = (await session.call("vm_exec", vm_id=vm_id, command="echo hi > /root/x")).success()
