@@ -88,6 +88,8 @@ pub struct LogPart {
     pub next_offset: Option<u64>,
     /// Of the whole stream, so far.
     pub kept_bytes: u64,
+    /// All bytes written, kept or not; `None` where that is not known, or not yet.
+    pub total_bytes: Option<u64>,
     pub state: RunState,
 }
 
@@ -182,10 +184,14 @@ pub(crate) fn read(pyro: &Pyro, id: &VmId, request: &LogRequest) -> Result<LogPa
     }
     // First, so that a run which is over is known to be read to its end.
     let info = run(pyro, id, request.run_id)?;
-    let kept_bytes = match request.stream {
-        OutputStream::Stdout => info.stdout_kept_bytes,
-        OutputStream::Stderr => info.stderr_kept_bytes,
+    let (kept_bytes, total_bytes) = match request.stream {
+        OutputStream::Stdout => (info.stdout_kept_bytes, info.stdout_bytes),
+        OutputStream::Stderr => (info.stderr_kept_bytes, info.stderr_bytes),
     };
+    if request.offset > kept_bytes {
+        let given = request.offset;
+        return Err(invalid(format!("offset must be at most {kept_bytes}, not {given}")));
+    }
     let mut bytes = Vec::new();
     let mut source = output(pyro, id, request.run_id, request.stream, request.offset)?;
     (&mut source)
@@ -193,8 +199,11 @@ pub(crate) fn read(pyro: &Pyro, id: &VmId, request: &LogRequest) -> Result<LogPa
         .read_to_end(&mut bytes)
         .map_err(|error| unreadable(pyro, id, &error))?;
     let end = request.offset + bytes.len() as u64;
-    if end < kept_bytes {
+    if end < kept_bytes || info.state == RunState::Running {
         bytes.truncate(without_cut_character(&bytes));
+    }
+    if bytes.is_empty() && end < kept_bytes {
+        return Err(invalid(format!("bytes_max must be at least {CHARACTER_BYTES_MAX} here")));
     }
     let next_offset = request.offset + bytes.len() as u64;
     let is_all = next_offset >= kept_bytes && info.state != RunState::Running;
@@ -206,6 +215,7 @@ pub(crate) fn read(pyro: &Pyro, id: &VmId, request: &LogRequest) -> Result<LogPa
         text: String::from_utf8_lossy(&bytes).into_owned(),
         next_offset: (!is_all).then_some(next_offset),
         kept_bytes: kept_bytes.max(end),
+        total_bytes,
         state: info.state,
     })
 }
@@ -245,14 +255,17 @@ fn unreadable(pyro: &Pyro, id: &VmId, error: &std::io::Error) -> PyroError {
     }
 }
 
-/// The length of `bytes` without a character that is cut at their end. Never nothing of something.
+/// The longest character of UTF-8.
+const CHARACTER_BYTES_MAX: usize = 4;
+
+/// The length of `bytes` without a character that is cut at their end.
 fn without_cut_character(bytes: &[u8]) -> usize {
-    let longest = bytes.len().saturating_sub(3);
+    let longest = bytes.len().saturating_sub(CHARACTER_BYTES_MAX - 1);
     let cut = (longest..bytes.len()).find(|&start| {
         let tail = std::str::from_utf8(&bytes[start..]);
         tail.is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
     });
-    cut.filter(|&length| length > 0).unwrap_or(bytes.len())
+    cut.unwrap_or(bytes.len())
 }
 
 #[cfg(test)]
@@ -268,7 +281,7 @@ mod tests {
             assert_eq!(without_cut_character(&text[..length]), expected, "{length}");
         }
         assert_eq!(without_cut_character(b"a\xff\xff\xff"), 4, "no text at all");
-        assert_eq!(without_cut_character(b"\xf0\x9f"), 2, "nothing would be left");
+        assert_eq!(without_cut_character(b"\xf0\x9f"), 0, "it may still become one");
         assert_eq!(without_cut_character(b""), 0);
     }
 }

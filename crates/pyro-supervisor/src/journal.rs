@@ -130,8 +130,15 @@ impl Journal {
     fn settle(&mut self, run: RunId, fate: impl FnOnce(&Entry) -> RunFate) {
         let Some(mut entry) = self.running.remove(&run) else { return };
         entry.record.fate = fate(&entry);
-        write_whole(&self.run_directory(run), RECORD, &entry.record).ok();
-        self.over.push_back((run, entry.stdout.kept_bytes + entry.stderr.kept_bytes));
+        let kept_bytes = entry.stdout.kept_bytes + entry.stderr.kept_bytes;
+        let directory = self.run_directory(run);
+        if write_whole(&directory, RECORD, &entry.record).is_ok() {
+            self.over.push_back((run, kept_bytes));
+        } else {
+            // Better unknown than running for ever.
+            fs_err::remove_dir_all(directory).ok();
+            self.kept_bytes -= kept_bytes;
+        }
     }
 
     /// Deletes the oldest that are over until there are at most `runs_max`, and `bytes` more are within the
@@ -289,6 +296,20 @@ mod tests {
         journal.note(Note::Failed { run: RunId(1), reason: "lost".to_owned() });
         let fate = run(directory.path(), 1).unwrap().record.fate;
         assert_eq!(fate, RunFate::Failed { reason: "lost".to_owned() });
+    }
+
+    #[test]
+    fn a_run_whose_end_cannot_be_written_is_not_kept() {
+        let (directory, mut journal) = journal();
+        journal.note(began(1));
+        journal.append(RunId(1), Stream::Stdout, b"text");
+        // A directory in its place cannot be replaced by a file, not even by root.
+        let record = directory.path().join("runs/1/record");
+        fs_err::remove_file(&record).unwrap();
+        fs_err::create_dir_all(record.join("full")).unwrap();
+        journal.note(ended(1));
+        assert_eq!(numbers(directory.path()), [0_u32; 0]);
+        assert_eq!(journal.kept_bytes, 0);
     }
 
     #[test]
