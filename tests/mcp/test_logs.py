@@ -58,6 +58,10 @@ async def test_what_a_cancelled_command_wrote_is_there_after_a_reconnect(
             tasks.cancel_scope.cancel()
     async with server.connect() as session:
         other = 3 - waiting["run_id"]
+        # Whoever was cut off has no result that names it.
+        listed = (await session.call("vm_logs", vm_id=vm_id)).success()["runs"]
+        assert [run["run_id"] for run in listed] == [1, 2]
+        assert {run["exit_code"] for run in listed} == {0, 137}
         part = (await session.call("vm_logs", vm_id=vm_id, run_id=other)).success()
         assert part["text"] == "before\n"
         (await session.call("vm_delete", vm_id=vm_id)).success()

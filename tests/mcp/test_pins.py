@@ -6,7 +6,7 @@ import pytest
 
 from client import Answer
 from conftest import Serve
-from host import BASE
+from host import BASE, Host
 from vm import created
 
 RUN: dict[str, Any] = {"environment": BASE, "command": "echo hi"}
@@ -77,3 +77,22 @@ async def test_only_environments_that_are_allowed_are_offered(serve: Serve) -> N
         error = (await session.call("vm_run", environment="debian:12", command="true")).error()
     assert tool.input_schema["properties"]["environment"].get("enum", [BASE]) == [BASE]
     assert BASE in error["message"]
+
+
+@pytest.mark.parametrize("transport", ["stdio"], indirect=True)
+async def test_a_vm_beyond_a_pin_is_out_of_reach_whoever_made_it(serve: Serve, host: Host) -> None:
+    made = host.json("vm", "create", "--start", "--json", BASE)
+    vm: dict[str, Any] = {"vm_id": made["vm_id"]}
+    async with serve("--max-mem-mib", "512").connect() as session:
+        assert (await session.call("vm_list")).success()["vms"] == []
+        tools: list[tuple[str, dict[str, Any]]] = [
+            ("vm_exec", vm | {"command": "true"}),
+            ("vm_status", vm),
+            ("vm_delete", vm),
+        ]
+        for tool, arguments in tools:
+            answer = await session.call(tool, **arguments)
+            assert "--max-mem-mib" in told(answer), tool
+    async with serve().connect() as session:
+        (await session.call("vm_exec", **vm, command="true")).success()
+        (await session.call("vm_delete", **vm)).success()

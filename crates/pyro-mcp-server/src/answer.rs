@@ -1,7 +1,7 @@
 //! What a call is answered with: the object that the command line prints with `--json`, and a text to read.
 
 use pyro_core::{
-    Cleanup, EnvironmentList, LogPart, NetworkInfo, PyroError, ReapReport, RunOutcome,
+    Cleanup, EnvironmentList, LogPart, NetworkInfo, PyroError, ReapReport, RunList, RunOutcome,
     VmExecOutcome, VmInfo, VmList,
 };
 use rmcp::model::{CallToolResult, ContentBlock};
@@ -9,6 +9,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::text;
+
+/// Commands of a VM that a list tells.
+const RUNS_MAX: usize = 20;
+
+/// Of each command in such a list.
+const COMMAND_CHARACTERS_MAX: usize = 200;
 
 /// An answer to a call that was carried out.
 #[derive(Debug)]
@@ -24,6 +30,19 @@ impl Answer {
 
     pub(crate) fn of_exec(outcome: &VmExecOutcome) -> Self {
         Self::new(outcome, text::executed(&outcome.exec, Some(outcome.run_id)))
+    }
+
+    /// The latest commands, each cut short: what matters is their numbers.
+    pub(crate) fn of_runs(mut list: RunList) -> Self {
+        let first = list.runs.len().saturating_sub(RUNS_MAX);
+        list.runs.drain(..first);
+        for run in &mut list.runs {
+            if let Some((end, _)) = run.command.char_indices().nth(COMMAND_CHARACTERS_MAX) {
+                run.command.truncate(end);
+                run.command.push('…');
+            }
+        }
+        Self::new(&list, text::runs(&list))
     }
 
     pub(crate) fn of_log(part: &LogPart) -> Self {

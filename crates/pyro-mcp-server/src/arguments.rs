@@ -64,11 +64,6 @@ impl Arguments {
         number.map(Some).ok_or_else(|| wrong_type(name, "a whole number", &value))
     }
 
-    pub(crate) fn required_whole_number(&mut self, name: &str) -> Result<i64, PyroError> {
-        let tool = self.tool.name();
-        self.whole_number(name)?.ok_or_else(|| invalid(format!("{name} is required by {tool}")))
-    }
-
     pub(crate) fn number(&mut self, name: &str) -> Result<Option<f64>, PyroError> {
         let Some(value) = self.take(name) else {
             return Ok(None);

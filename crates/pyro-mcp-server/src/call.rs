@@ -35,7 +35,7 @@ pub(crate) enum Call {
     Create(Box<CreateRequest>),
     Start(VmId),
     Exec(VmId, Box<ExecRequest>, Input),
-    Logs(VmId, LogRequest),
+    Logs(VmId, Option<LogRequest>),
     List,
     Status(VmId),
     NetworkInfo(VmId),
@@ -86,6 +86,24 @@ impl Call {
             Tool::Stop => vm_id(arguments).map(Self::Stop),
             Tool::Delete => vm_id(arguments).map(Self::Delete),
             Tool::ReapExpired => Ok(Self::ReapExpired),
+        }
+    }
+
+    /// The VM that it is about, if that is there already.
+    pub(crate) fn vm_id(&self) -> Option<&VmId> {
+        match self {
+            Self::Start(id)
+            | Self::Exec(id, ..)
+            | Self::Logs(id, _)
+            | Self::Status(id)
+            | Self::NetworkInfo(id)
+            | Self::Stop(id)
+            | Self::Delete(id) => Some(id),
+            Self::Run(..)
+            | Self::ListEnvironments
+            | Self::List
+            | Self::Create(_)
+            | Self::ReapExpired => None,
         }
     }
 
@@ -149,7 +167,8 @@ fn exec(arguments: &mut Arguments, pins: &Pins) -> Result<ExecRequest, PyroError
     Ok(ExecRequest { command, timeout, capture, variables, working_directory })
 }
 
-fn log(arguments: &mut Arguments) -> Result<LogRequest, PyroError> {
+/// What is asked for of a VM's commands: a part of one, or which there are.
+fn log(arguments: &mut Arguments) -> Result<Option<LogRequest>, PyroError> {
     let stream = match arguments.text("stream")?.as_deref() {
         None | Some("stdout") => OutputStream::Stdout,
         Some("stderr") => OutputStream::Stderr,
@@ -157,18 +176,15 @@ fn log(arguments: &mut Arguments) -> Result<LogRequest, PyroError> {
             return Err(invalid(format!("stream must be stdout or stderr, not '{other}'")));
         }
     };
-    let run_id = arguments.required_whole_number("run_id")?;
+    let run_id = arguments.whole_number("run_id")?;
     let offset = arguments.whole_number("offset")?.unwrap_or(0);
     let bytes_max = match arguments.whole_number("bytes_max")? {
         Some(bytes) => within("bytes_max", bytes, 1, OUTPUT_BYTES_MAX)?,
         None => OUTPUT_BYTES_DEFAULT,
     };
-    Ok(LogRequest {
-        run_id: within("run_id", run_id, 1, u32::MAX)?,
-        stream,
-        offset: within("offset", offset, 0, i64::MAX)?,
-        bytes_max,
-    })
+    let offset = within("offset", offset, 0, i64::MAX)?;
+    let run_id = run_id.map(|run_id| within("run_id", run_id, 1, u32::MAX)).transpose()?;
+    Ok(run_id.map(|run_id| LogRequest { run_id, stream, offset, bytes_max }))
 }
 
 fn capture(arguments: &mut Arguments) -> Result<CaptureLimit, PyroError> {

@@ -20,6 +20,9 @@ pub(crate) async fn perform(
     call: Call,
 ) -> Result<Answer, PyroError> {
     let report = |progress: Progress| narrator.report(progress);
+    if let Some(id) = call.vm_id() {
+        pins.check_existing(&pyro.status_vm(id)?)?;
+    }
     match call {
         Call::Run(request, input) => {
             let _turn = turns.take(|step| narrator.say(step)).await?;
@@ -46,8 +49,15 @@ pub(crate) async fn perform(
             let outcome = pyro.exec_vm(&id, *request, streams(input)).await?;
             Ok(Answer::of_exec(&outcome))
         }
-        Call::Logs(id, request) => pyro.read_log(&id, &request).map(|part| Answer::of_log(&part)),
-        Call::List => pyro.list_vms().await.map(|list| Answer::of_vms(&list)),
+        Call::Logs(id, None) => pyro.list_runs(&id).map(Answer::of_runs),
+        Call::Logs(id, Some(request)) => {
+            pyro.read_log(&id, &request).map(|part| Answer::of_log(&part))
+        }
+        Call::List => {
+            let mut list = pyro.list_vms().await?;
+            list.vms.retain(|vm| pins.check_existing(vm).is_ok());
+            Ok(Answer::of_vms(&list))
+        }
         Call::Status(id) => pyro.status_vm(&id).map(|vm| Answer::of_vm(&vm)),
         Call::NetworkInfo(id) => pyro.network_info_vm(&id).map(|info| Answer::of_network(&info)),
         Call::Stop(id) => pyro.stop_vm(&id).await.map(|vm| Answer::of_vm(&vm)),

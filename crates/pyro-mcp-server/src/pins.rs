@@ -3,7 +3,7 @@
 
 use pyro_core::{
     ActiveVmsMax, EnvironmentName, ErrorKind, HostCompat, MemoryMib, Network, PyroError,
-    TimeToLive, Timeout, VcpuCount, VmRequest,
+    TimeToLive, Timeout, VcpuCount, VmInfo, VmRequest,
 };
 
 /// Limits within the core's own, by default those.
@@ -80,6 +80,26 @@ impl Pins {
         Ok(())
     }
 
+    /// Fails with `invalid_input` for a VM that no call could have made: somebody else's, made by other means.
+    pub(crate) fn check_existing(&self, vm: &VmInfo) -> Result<(), PyroError> {
+        let of_vm =
+            |failure: PyroError| failure.context(format!("vm '{}' is out of reach", vm.vm_id));
+        let allowed = self.environments();
+        if !allowed.iter().any(|name| name.as_str() == vm.environment) {
+            let message = format!("environment '{}' is not allowed", vm.environment);
+            return Err(of_vm(refused(message, "--allow-environment")));
+        }
+        let count = u64::from(vm.vcpu_count);
+        at_most("vcpu_count", count, self.vcpu_count_max.get().into(), "--max-vcpu-count")
+            .map_err(of_vm)?;
+        let mib = u64::from(vm.mem_mib);
+        at_most("mem_mib", mib, self.memory_max.get().into(), "--max-mem-mib").map_err(of_vm)?;
+        if vm.network_enabled && self.network == Network::Off {
+            return Err(of_vm(refused("network must be false".to_owned(), "--no-network")));
+        }
+        Ok(())
+    }
+
     /// Fails with `invalid_input` for a time-out that is too long.
     pub(crate) fn check_timeout(&self, timeout: Timeout) -> Result<(), PyroError> {
         let (seconds, max) = (timeout.get().as_secs_f64(), self.timeout_max.get().as_secs_f64());
@@ -107,7 +127,7 @@ impl Pins {
         if let Some(max) = self.active_vms_max {
             let option = format!("--max-active-vms {}", max.get());
             failure = failure.cause(format!("the operator of this server set `{option}`"));
-            failure.hints = vec!["end what is no longer needed: vm_delete".to_owned()];
+            failure.hints = vec!["vm_delete those that you made and no longer need".to_owned()];
         }
         failure
     }
@@ -152,6 +172,42 @@ mod tests {
         pins.check_vm(&request()).unwrap();
         assert_eq!(pins.environments().len(), EnvironmentName::all().count());
         assert!(pins.check_timeout(Timeout::from_seconds(3600.5).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_vm_that_no_call_could_have_made_is_out_of_reach() {
+        let vm = VmInfo {
+            vm_id: "0123456789ab".to_owned(),
+            environment: "debian:12".to_owned(),
+            environment_version: "1".to_owned(),
+            vcpu_count: 1,
+            mem_mib: 1024,
+            ttl_seconds: 600,
+            created_at: 0.0,
+            expires_at: 600.0,
+            state: pyro_core::VmState::Started,
+            network_enabled: false,
+            allow_host_compat: false,
+            guest_ip: None,
+            tap_name: None,
+            execution_mode: pyro_core::ExecutionMode::Guest,
+            metadata: std::collections::BTreeMap::new(),
+            accelerator: None,
+        };
+        Pins::default().check_existing(&vm).unwrap();
+        let base = pyro_core::parse_environment("debian:12-base").unwrap();
+        let pins = [
+            Pins { environments: Some(vec![base]), ..Pins::default() },
+            Pins { memory_max: MemoryMib::new(512).unwrap(), ..Pins::default() },
+        ];
+        for pins in pins {
+            let error = pins.check_existing(&vm).unwrap_err();
+            assert_eq!(error.message, "vm '0123456789ab' is out of reach");
+            assert!(error.causes[1].starts_with("the operator of this server set"), "{error:#?}");
+        }
+        let networked = VmInfo { network_enabled: true, ..vm };
+        let pins = Pins { network: Network::Off, ..Pins::default() };
+        pins.check_existing(&networked).unwrap_err();
     }
 
     #[test]

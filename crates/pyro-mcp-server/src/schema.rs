@@ -39,7 +39,7 @@ pub(crate) fn input(tool: Tool, pins: &Pins) -> Arc<JsonObject> {
             &["environment"],
         ),
         Tool::Exec => (merged(&[vm_id(), command(pins)]), &["vm_id", "command"]),
-        Tool::Logs => (merged(&[vm_id(), log()]), &["vm_id", "run_id"]),
+        Tool::Logs => (merged(&[vm_id(), log()]), &["vm_id"]),
         Tool::Start | Tool::Stop | Tool::Status | Tool::Delete | Tool::NetworkInfo => {
             (vm_id(), &["vm_id"])
         }
@@ -137,7 +137,7 @@ fn command(pins: &Pins) -> Value {
 
 fn log() -> Value {
     json!({
-        "run_id": { "type": "integer", "minimum": 1, "description": "From vm_exec's result" },
+        "run_id": { "type": "integer", "minimum": 1, "description": "From vm_exec's result; without it: the commands there were" },
         "stream": { "type": "string", "enum": ["stdout", "stderr"], "default": "stdout" },
         "offset": {
             "type": "integer",
@@ -187,9 +187,11 @@ pub(crate) fn output(tool: Tool) -> Arc<JsonObject> {
                 "text": { "type": "string" },
                 "next_offset": optional("integer"),
                 "kept_bytes": { "type": "integer" },
+                "total_bytes": optional("integer"),
                 "state": { "enum": ["running", "ended", "failed"] },
+                "runs": { "type": "array", "items": { "type": "object" } },
             }),
-            &["text", "next_offset"],
+            &["vm_id"],
         ),
         Tool::ListEnvironments => (
             json!({

@@ -2,7 +2,7 @@
 
 use pyro_core::{
     EnvironmentList, ExecOutcome, ExecutionMode, LogPart, NetworkInfo, PyroError, ReapReport,
-    RunState, VmInfo, VmList,
+    RunList, RunState, VmInfo, VmList,
 };
 
 use crate::schema::OUTPUT_BYTES_MAX;
@@ -79,11 +79,30 @@ pub(crate) fn log(part: &LogPart) -> String {
         (Some(next), RunState::Ended | RunState::Failed) => {
             format!("[{next} of {} bytes; more at offset {next}]", part.kept_bytes)
         }
-        (None, _) if part.text.is_empty() => "[nothing more]".to_owned(),
-        (None, _) => return text,
+        (None, _) => match part.total_bytes.filter(|total| *total > part.kept_bytes) {
+            Some(total) => {
+                format!("[only the first {} of {total} bytes are kept]", part.kept_bytes)
+            }
+            None if part.text.is_empty() => "[nothing more]".to_owned(),
+            None => return text,
+        },
     };
     begin_line(&mut text);
     text + &remark
+}
+
+/// The commands of a VM, a line each.
+pub(crate) fn runs(list: &RunList) -> String {
+    let lines = list.runs.iter().map(|run| {
+        let end = match (run.state, run.exit_code) {
+            (RunState::Running, _) => "running".to_owned(),
+            (_, Some(code)) => format!("exit code {code}"),
+            (_, None) => "failed".to_owned(),
+        };
+        format!("run {} ({end}): {}", run.run_id, run.command)
+    });
+    let lines: Vec<_> = lines.collect();
+    if lines.is_empty() { "there was no command".to_owned() } else { lines.join("\n") }
 }
 
 fn begin_line(text: &mut String) {

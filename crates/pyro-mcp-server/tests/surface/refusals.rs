@@ -84,7 +84,7 @@ async fn a_vm_that_does_not_exist_is_named() {
     };
     for (name, value, message) in [
         ("run_id", json!(1), "vm '0123456789ab' does not exist"),
-        ("run_id", json!(null), "run_id is required by vm_logs"),
+        ("run_id", json!(null), "vm '0123456789ab' does not exist"),
         ("run_id", json!(0), "run_id must be between 1 and 4294967295, not 0"),
         ("offset", json!(-1), "offset must be between 0 and 9223372036854775807, not -1"),
         ("bytes_max", json!(0), "bytes_max must be between 1 and 131072, not 0"),
