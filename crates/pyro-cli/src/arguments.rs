@@ -101,7 +101,8 @@ pub(crate) struct CommandArguments {
     /// Start the command in this directory of the guest [default: /root]
     #[arg(long, short = 'w', visible_alias = "workdir", value_name = "PATH")]
     pub(crate) cwd: Option<String>,
-    /// Give the command a terminal, for shells and other programs that people talk to
+    /// Give the command a terminal, for shells and other programs that people talk to; Enter, `~`, `.`
+    /// is the way out of one that does not react
     #[arg(long, short, conflicts_with = "json")]
     pub(crate) tty: bool,
     /// Keep standard input open: it always is, so this is only for fingers that type `-it`

@@ -4,17 +4,23 @@ use std::future::Future;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Waits for SIGINT, SIGTERM or SIGHUP; gives its number.
+/// Waits for SIGINT, SIGTERM, SIGHUP or SIGQUIT; gives its number.
 ///
 /// From the first call on these signals do not end the process by themselves.
 pub(crate) fn interrupted() -> impl Future<Output = i32> {
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let [interrupt, terminate, hangup] = kinds.map(signal);
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::quit(),
+    ];
+    let [interrupt, terminate, hangup, quit] = kinds.map(signal);
     async move {
         tokio::select! {
             () = received(interrupt) => SignalKind::interrupt().as_raw_value(),
             () = received(terminate) => SignalKind::terminate().as_raw_value(),
             () = received(hangup) => SignalKind::hangup().as_raw_value(),
+            () = received(quit) => SignalKind::quit().as_raw_value(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
 use pyro_core::{ErrorKind, PyroError, TerminalSize};
+use rustix::process::{Signal, getpid, kill_process};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -45,26 +46,39 @@ impl LentTerminal {
         tcsetattr(std::io::stdin().as_fd(), OptionalActions::Now, &raw).ok();
     }
 
-    /// Tells of changes of the size.
-    pub(crate) async fn follow_size(&self) -> Infallible {
-        // It keeps the size that it has then.
-        let Ok(mut changes) = signal(SignalKind::window_change()) else {
+    /// Tells of changes of the size, and gives the terminal back for as long as this process is stopped.
+    pub(crate) async fn follow(&self) -> Infallible {
+        let changes = signal(SignalKind::window_change());
+        let stops = signal(SignalKind::from_raw(Signal::TSTP.as_raw()));
+        // Without them it keeps the size that it has.
+        let (Ok(mut changes), Ok(mut stops)) = (changes, stops) else {
             return std::future::pending().await;
         };
-        // It may have changed since it was asked.
-        self.size.send_replace(present_size());
         loop {
-            changes.recv().await;
+            // It may have changed since it was asked.
             self.size.send_replace(present_size());
+            tokio::select! {
+                _ = changes.recv() => {}
+                _ = stops.recv() => {
+                    self.take_back();
+                    // It cannot fail for the process itself, which goes on here after a SIGCONT.
+                    kill_process(getpid(), Signal::STOP).ok();
+                    self.lend();
+                }
+            }
+        }
+    }
+
+    fn take_back(&self) {
+        if std::mem::take(&mut *self.is_lent.lock().unwrap_or_else(PoisonError::into_inner)) {
+            tcsetattr(std::io::stdin().as_fd(), OptionalActions::Now, &self.settings).ok();
         }
     }
 }
 
 impl Drop for LentTerminal {
     fn drop(&mut self) {
-        if *self.is_lent.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            tcsetattr(std::io::stdin().as_fd(), OptionalActions::Now, &self.settings).ok();
-        }
+        self.take_back();
     }
 }
 

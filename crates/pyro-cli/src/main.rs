@@ -8,6 +8,8 @@ mod clients;
 
 mod commands;
 
+mod escape;
+
 mod interrupt;
 
 mod lent_terminal;

@@ -9,6 +9,7 @@ use tokio::io::AsyncRead;
 
 use super::Ended;
 use crate::arguments::{CommandArguments, OutputArguments};
+use crate::escape::Keys;
 use crate::lent_terminal::LentTerminal;
 use crate::terminal::{self, EXIT_CODE_OWN_FAILURE, EXIT_CODE_PIPE};
 
@@ -28,8 +29,9 @@ pub(super) fn show<T: Serialize>(
                 return terminal::exit_code(printed, code, EXIT_CODE_OWN_FAILURE);
             }
             if *timed_out && !output.quiet {
-                let seconds =
-                    command.timeout_seconds.unwrap_or(Timeout::DEFAULT.get().as_secs_f64());
+                // With a terminal there is none unless it was asked for.
+                let default = Timeout::DEFAULT.get().as_secs_f64();
+                let seconds = command.timeout_seconds.unwrap_or(default);
                 let limit = format!("{seconds} seconds (--timeout-seconds)");
                 terminal::say(&format!("pyro: command ended after {limit}\n"));
             }
@@ -57,12 +59,16 @@ pub(super) fn streams(
     output: OutputArguments,
     terminal: Option<&LentTerminal>,
 ) -> Streams<'static> {
-    let terminal = terminal.map(LentTerminal::size);
     if output.json {
-        return Streams { stdin: stdin(), terminal, ..Streams::default() };
+        return Streams { stdin: stdin(), ..Streams::default() };
     }
+    let stdin = stdin().map(|stdin| match terminal {
+        Some(_) => Box::new(Keys::of(stdin)) as _,
+        None => stdin,
+    });
+    let terminal = terminal.map(LentTerminal::size);
     Streams {
-        stdin: stdin(),
+        stdin,
         stdout: Some(Box::new(tokio::io::stdout())),
         stderr: Some(Box::new(tokio::io::stderr())),
         terminal,
@@ -77,7 +83,7 @@ pub(super) async fn drive<T>(
     let Some(terminal) = terminal else { return command.await };
     tokio::select! {
         outcome = command => outcome,
-        never = terminal.follow_size() => match never {},
+        never = terminal.follow() => match never {},
     }
 }
 

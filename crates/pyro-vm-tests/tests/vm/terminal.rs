@@ -58,6 +58,18 @@ fn a_shell_ends_with_its_input_and_nobody_waits_for_what_it_left() {
 }
 
 #[test]
+fn there_is_a_way_out_of_a_terminal_whose_command_ignores_every_key() {
+    let host = Host::new();
+    let script = "trap '' INT QUIT TSTP HUP; stty -echo; echo ready; while :; do sleep 1; done";
+    let run = host.pyro(&["run", "-it", BASE, "--", "sh", "-c", script]);
+    let mut running = at_terminal(run).start();
+    running.wait_for_stdout("ready\r\n");
+    running.send(CTRL_C);
+    running.send("\r~.");
+    assert_eq!(running.outcome().exit_code(), 129);
+}
+
+#[test]
 fn much_output_passes_through_a_terminal_whole() {
     let host = Host::new();
     let run = host.pyro(&["run", "-t", BASE, "--", "seq", "200000"]);
