@@ -10,6 +10,7 @@ fn config(home: &Path, arguments: &[&str]) -> Output {
         .env("HOME", home)
         .env_remove("XDG_CONFIG_HOME")
         .env_remove("CODEX_HOME")
+        .env_remove("CLAUDE_CONFIG_DIR")
         .output()
         .unwrap()
 }
@@ -45,6 +46,21 @@ fn it_is_installed_once_and_beside_what_is_there() {
     assert_eq!(fs_err::read_to_string(backup).unwrap(), before);
     assert!(stderr(&install()).contains("nothing was changed"));
     assert_eq!(fs_err::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
+fn a_second_change_leaves_the_first_ones_backup_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join(".claude.json");
+    fs_err::write(&file, "{}\n").unwrap();
+    let install = ["--client", "claude-code", "--install"];
+    config(home.path(), &install);
+    let once = fs_err::read_to_string(&file).unwrap();
+    let again = config(home.path(), &[&install, &["--", "--profile", "run"][..]].concat());
+    assert!(stderr(&again).contains(".claude.json.before-pyro.2"), "{}", stderr(&again));
+    let kept = |name| fs_err::read_to_string(home.path().join(name)).unwrap();
+    assert_eq!(kept(".claude.json.before-pyro"), "{}\n");
+    assert_eq!(kept(".claude.json.before-pyro.2"), once);
 }
 
 #[test]
