@@ -5,8 +5,11 @@ use jsonc_parser::ParseOptions;
 use jsonc_parser::cst::{CstInputValue, CstObject, CstObjectProp, CstRootNode};
 use toml_edit::{DocumentMut, Item, Table, TableLike};
 
-use super::Format;
 use super::entry::{Entry, REACHING_FIELDS, Value};
+use super::{Format, line_ends};
+
+/// With which some editors begin a text. To most parsers it is no part of it.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// A text with the server in it.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,13 +45,25 @@ pub(super) fn merge(
     name: &str,
     entry: &Entry,
 ) -> Result<Merged, MergeError> {
-    match format {
-        Format::Json => merge_json(text, key, name, entry),
-        Format::Toml => merge_toml(text, key, name, entry),
-    }
+    let (mark, body) = match text.strip_prefix(BYTE_ORDER_MARK) {
+        Some(body) => (BYTE_ORDER_MARK, body),
+        None => ("", text),
+    };
+    let written = match format {
+        Format::Json => write_json(body, key, name, entry)?,
+        Format::Toml => write_toml(body, key, name, entry)?,
+    };
+    let merged = format!("{mark}{}", line_ends::restore(body, &written.text));
+    Ok(Merged { change: change(written.is_new, text, &merged), text: merged })
 }
 
-fn merge_json(text: &str, key: &str, name: &str, entry: &Entry) -> Result<Merged, MergeError> {
+/// A text as a format's library writes it, with what line ends it likes.
+struct Written {
+    text: String,
+    is_new: bool,
+}
+
+fn write_json(text: &str, key: &str, name: &str, entry: &Entry) -> Result<Written, MergeError> {
     // What editors write, and no more: a file of another dialect is not ours to judge.
     let options = ParseOptions {
         allow_comments: true,
@@ -67,17 +82,30 @@ fn merge_json(text: &str, key: &str, name: &str, entry: &Entry) -> Result<Merged
         .map_err(|error| MergeError::NoJson(error.to_string()))?;
     let other_shape = |place: String| MergeError::OtherShape(place);
     let whole = root.object_value().ok_or_else(|| other_shape("the whole".to_owned()))?;
-    let servers = whole.object_value_or_create(key).ok_or_else(|| other_shape(key.to_owned()))?;
-    let is_new = servers.get(name).is_none();
+    let servers = object_in(&whole, key).ok_or_else(|| other_shape(key.to_owned()))?;
+    let is_new = !has(&servers, name);
     let place = format!("{key}.{name}");
-    let server = servers.object_value_or_create(name).ok_or_else(|| other_shape(place))?;
+    let server = object_in(&servers, name).ok_or_else(|| other_shape(place))?;
     if is_new {
         fill_new(&servers, name, entry);
     } else {
         update(&server, entry);
     }
-    let merged = root.to_string();
-    Ok(Merged { change: change(is_new, text, &merged), text: merged })
+    Ok(Written { text: root.to_string(), is_new })
+}
+
+/// Whether there is something. Clients write `null` for what there is not.
+fn has(object: &CstObject, name: &str) -> bool {
+    let value = object.get(name).and_then(|property| property.value());
+    value.is_some_and(|value| value.as_null_keyword().is_none())
+}
+
+/// The object in a property, made if there is none; nothing where something else is.
+fn object_in(object: &CstObject, name: &str) -> Option<CstObject> {
+    match object.get(name) {
+        Some(property) if !has(object, name) => Some(property.object_value_or_set()),
+        _ => object.object_value_or_create(name),
+    }
 }
 
 fn fill_new(servers: &CstObject, name: &str, entry: &Entry) {
@@ -109,7 +137,7 @@ fn says(property: &CstObjectProp, value: &Value) -> bool {
     property.value().and_then(|known| known.to_serde_value()) == Some(value.to_plain())
 }
 
-fn merge_toml(text: &str, key: &str, name: &str, entry: &Entry) -> Result<Merged, MergeError> {
+fn write_toml(text: &str, key: &str, name: &str, entry: &Entry) -> Result<Written, MergeError> {
     let mut document: DocumentMut = text
         .parse()
         .map_err(|error: toml_edit::TomlError| MergeError::NoToml(error.to_string()))?;
@@ -127,8 +155,7 @@ fn merge_toml(text: &str, key: &str, name: &str, entry: &Entry) -> Result<Merged
         .as_table_like_mut()
         .ok_or_else(|| MergeError::OtherShape(format!("{key}.{name}")))?;
     update_toml(server, entry);
-    let merged = document.to_string();
-    Ok(Merged { change: change(is_new, text, &merged), text: merged })
+    Ok(Written { text: document.to_string(), is_new })
 }
 
 fn update_toml(server: &mut dyn TableLike, entry: &Entry) {
@@ -202,6 +229,29 @@ mod tests {
             "{}",
             merged.text
         );
+    }
+
+    #[test]
+    fn line_ends_and_a_byte_order_mark_stay() {
+        let json_text = "\u{feff}{\n  // mine\n  \"a\": 1\n}\n";
+        let toml_text = "\u{feff}# mine\na = 1\n\n[mcp_servers.pyro]\nurl = 'x'\n\n[z]\nb = 2\n";
+        for (merge, text) in [(json as fn(&str) -> _, json_text), (toml, toml_text)] {
+            let unix: Merged = merge(text).unwrap();
+            assert!(unix.text.starts_with(BYTE_ORDER_MARK), "{:?}", unix.text);
+            let dos = merge(&text.replace('\n', "\r\n")).unwrap();
+            assert_eq!(dos, Merged { text: unix.text.replace('\n', "\r\n"), ..unix });
+            assert_eq!(merge(&dos.text).unwrap(), Merged { change: Change::None, ..dos });
+        }
+    }
+
+    #[test]
+    fn null_is_nothing() {
+        let fresh = json("{\n  \"mcpServers\": {\n  }\n}").unwrap();
+        for text in
+            ["{\n  \"mcpServers\": null\n}", "{\n  \"mcpServers\": {\n    \"pyro\": null\n  }\n}"]
+        {
+            assert_eq!(json(text).unwrap(), fresh);
+        }
     }
 
     #[test]

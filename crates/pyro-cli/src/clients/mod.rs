@@ -2,6 +2,7 @@
 
 mod entry;
 mod file;
+mod line_ends;
 mod merge;
 
 use std::path::{Path, PathBuf};
