@@ -55,6 +55,8 @@ pub struct UserDirectories {
     pub home: PathBuf,
     /// `XDG_CONFIG_HOME`, or `.config` at home.
     pub config: PathBuf,
+    /// `CLAUDE_CONFIG_DIR`, or home: where Claude Code has its `.claude.json`.
+    pub claude_code: PathBuf,
     /// `CODEX_HOME`, or `.codex` at home.
     pub codex: PathBuf,
 }
@@ -203,13 +205,18 @@ impl UserDirectories {
         let home = variable("HOME")
             .ok_or_else(|| PyroError::new(ErrorKind::InvalidInput, "HOME is not set"))?;
         let home = absolute("HOME", &home)?;
-        let directory = |name: &str, below_home: &str| {
-            let given = variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-            given.unwrap_or_else(|| home.join(below_home))
+        // The XDG base directory specification says to ignore a relative one.
+        let config =
+            variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let config = config.unwrap_or_else(|| home.join(".config"));
+        // Clients take theirs relative to where they are started.
+        let of_client = |name: &str, otherwise: PathBuf| match variable(name) {
+            Some(directory) => absolute(name, &directory),
+            None => Ok(otherwise),
         };
-        let (config, codex) =
-            (directory("XDG_CONFIG_HOME", ".config"), directory("CODEX_HOME", ".codex"));
-        Ok(Self { home, config, codex })
+        let claude_code = of_client("CLAUDE_CONFIG_DIR", home.clone())?;
+        let codex = of_client("CODEX_HOME", home.join(".codex"))?;
+        Ok(Self { home, config, claude_code, codex })
     }
 }
 
@@ -307,10 +314,17 @@ mod tests {
         let at_home = directories(&[("HOME", "/home/ada")]).unwrap();
         assert_eq!(at_home.config, Path::new("/home/ada/.config"));
         assert_eq!(at_home.codex, Path::new("/home/ada/.codex"));
-        let elsewhere =
-            directories(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "/c"), ("CODEX_HOME", "x")]).unwrap();
+        assert_eq!(at_home.claude_code, Path::new("/home/ada"));
+        let own = [("XDG_CONFIG_HOME", "/c"), ("CODEX_HOME", "/x"), ("CLAUDE_CONFIG_DIR", "/l")];
+        let elsewhere = directories(&[&[("HOME", "/h")], &own[..]].concat()).unwrap();
         assert_eq!(elsewhere.config, Path::new("/c"));
-        assert_eq!(elsewhere.codex, Path::new("/h/.codex"), "a relative one is ignored");
+        assert_eq!(elsewhere.codex, Path::new("/x"));
+        assert_eq!(elsewhere.claude_code, Path::new("/l"));
+        let relative = own.map(|(name, path)| (name, &path[1..]));
+        let relative = directories(&[&[("HOME", "/h")], &relative[..]].concat()).unwrap();
+        assert_eq!(relative.config, Path::new("/h/.config"), "a relative one is ignored");
+        assert_eq!(relative.codex, std::path::absolute("x").unwrap());
+        assert_eq!(relative.claude_code, std::path::absolute("l").unwrap());
         assert_eq!(directories(&[]).unwrap_err().message, "HOME is not set");
     }
 

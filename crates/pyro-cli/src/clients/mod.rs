@@ -66,14 +66,16 @@ impl Client {
     /// The user's configuration file.
     pub(crate) fn file(self, user: &UserDirectories) -> PathBuf {
         match self {
-            Self::ClaudeCode => user.home.join(".claude.json"),
+            Self::ClaudeCode => user.claude_code.join(".claude.json"),
             Self::ClaudeDesktop => user.config.join("Claude/claude_desktop_config.json"),
             Self::Codex => user.codex.join("config.toml"),
             Self::Cursor => user.home.join(".cursor/mcp.json"),
             Self::Opencode => {
                 let directory = user.config.join("opencode");
                 let commented = directory.join("opencode.jsonc");
-                if commented.exists() { commented } else { directory.join("opencode.json") }
+                // A link that leads nowhere is one as well, and refused later.
+                let is_there = commented.exists() || commented.is_symlink();
+                if is_there { commented } else { directory.join("opencode.json") }
             }
             Self::Vscode => user.config.join("Code/User/mcp.json"),
             Self::Gemini => user.home.join(".gemini/settings.json"),
@@ -192,6 +194,26 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_file_lies_where_its_client_looks() {
+        let home = tempfile::tempdir().unwrap();
+        let user = UserDirectories {
+            home: "/home/ada".into(),
+            config: home.path().to_owned(),
+            claude_code: "/claude".into(),
+            codex: "/codex".into(),
+        };
+        assert_eq!(Client::ClaudeCode.file(&user), Path::new("/claude/.claude.json"));
+        assert_eq!(Client::Codex.file(&user), Path::new("/codex/config.toml"));
+        assert_eq!(Client::Gemini.file(&user), Path::new("/home/ada/.gemini/settings.json"));
+        let directory = home.path().join("opencode");
+        assert_eq!(Client::Opencode.file(&user), directory.join("opencode.json"));
+        fs_err::create_dir(&directory).unwrap();
+        let commented = directory.join("opencode.jsonc");
+        fs_err::os::unix::fs::symlink("nowhere", &commented).unwrap();
+        assert_eq!(Client::Opencode.file(&user), commented);
+    }
 
     fn snippet(client: Client, server: &Server) -> String {
         client.snippet(&client.entry(server).unwrap())
