@@ -82,11 +82,18 @@ fn what_a_client_would_hide_is_refused_now() {
     for (options, reason) in [
         (&["--no-such-option"][..], "unexpected argument '--no-such-option'"),
         (&["--transport", "http"], "for a server over HTTP give its `--url`"),
+        (&["--max-mem-mib", "1"], "mem_mib must be between 256 and 32768, not 1"),
+        (&["--allow-environment", "x"], "unknown environment 'x'"),
+        (&["--port", "1"], "`--port` has no effect over standard input and output"),
     ] {
-        let output = config(home.path(), &[&["--client", "codex", "--"], options].concat());
-        assert_eq!(output.status.code(), Some(1));
-        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+        for call in [&["--client", "codex", "--"][..], &["--client", "codex", "--install", "--"]] {
+            let output = config(home.path(), &[call, options].concat());
+            assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+            assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+            assert!(!stderr(&output).contains("--transport http"), "{}", stderr(&output));
+        }
     }
+    assert_eq!(fs_err::read_dir(home.path()).unwrap().count(), 0, "nothing is written");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use pyro_core::{ErrorKind, PyroError, UserDirectories};
 
+use super::serve;
 use crate::arguments::{Arguments, Command};
 use crate::clients::{Change, Installed, Server};
 use crate::mcp_arguments::{ConfigArguments, McpCommand, TransportChoice};
@@ -73,22 +74,26 @@ fn server(arguments: &ConfigArguments) -> Result<Server, PyroError> {
 /// What is wrong now would otherwise be found by the client, which hides it.
 fn check_serve_options(options: &[String]) -> Result<(), PyroError> {
     let words = ["pyro", "mcp", "serve"].into_iter().chain(options.iter().map(String::as_str));
-    let wrong = |reason: &str| {
-        PyroError::new(
-            ErrorKind::InvalidInput,
-            "what follows `--` are no options of a server over stdio",
-        )
-        .cause(reason.trim_start_matches("error: "))
-        .hint("see `pyro mcp serve --help`")
+    let wrong = |reason: PyroError| {
+        let context = "what follows `--` are no options of a server over stdio";
+        // Hints about a server that somebody starts by hand would lead astray.
+        PyroError {
+            hints: vec!["see `pyro mcp serve --help`".to_owned()],
+            ..reason.context(context)
+        }
     };
+    let invalid = |reason: &str| wrong(PyroError::new(ErrorKind::InvalidInput, reason));
     match Arguments::try_parse_from(words) {
-        Ok(Arguments { command: Command::Mcp(McpCommand::Serve(serve)) }) => {
-            match serve.transport {
-                TransportChoice::Stdio => Ok(()),
-                TransportChoice::Http => Err(wrong("for a server over HTTP give its `--url`")),
+        Ok(Arguments { command: Command::Mcp(McpCommand::Serve(arguments)) }) => {
+            match arguments.transport {
+                TransportChoice::Stdio => serve::check(&arguments).map(drop).map_err(wrong),
+                TransportChoice::Http => Err(invalid("for a server over HTTP give its `--url`")),
             }
         }
-        Ok(_) => Err(wrong("another command")),
-        Err(error) => Err(wrong(error.to_string().lines().next().unwrap_or_default())),
+        Ok(_) => Err(invalid("another command")),
+        Err(error) => {
+            let text = error.to_string();
+            Err(invalid(text.lines().next().unwrap_or_default().trim_start_matches("error: ")))
+        }
     }
 }

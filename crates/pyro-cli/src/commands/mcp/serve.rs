@@ -19,13 +19,13 @@ use crate::{interrupt, terminal};
 const PORT_DEFAULT: u16 = 8765;
 
 pub(super) fn serve(arguments: &ServeArguments) -> Result<ExitCode, PyroError> {
-    check_transport(arguments)?;
+    let pins = check(arguments)?;
     let pyro = super::super::pyro(Some(&arguments.archive))?;
     let profile = match arguments.profile {
         ProfileChoice::Run => Profile::Run,
         ProfileChoice::Full => Profile::Full,
     };
-    let server = Server::new(pyro, pins(&arguments.pins)?, profile);
+    let server = Server::new(pyro, pins, profile);
     let ended = super::super::block_on(async {
         let serving = async {
             match arguments.transport {
@@ -41,6 +41,12 @@ pub(super) fn serve(arguments: &ServeArguments) -> Result<ExitCode, PyroError> {
         (outcome, None) => outcome.map(|()| ExitCode::SUCCESS),
         (_, Some(signal)) => Ok(super::super::ended_by_signal(signal, false)),
     }
+}
+
+/// All that can be said about the options before anything is begun.
+pub(super) fn check(arguments: &ServeArguments) -> Result<Pins, PyroError> {
+    check_transport(arguments)?;
+    pins(&arguments.pins)
 }
 
 /// Serves to the end, which a signal brings about sooner.
