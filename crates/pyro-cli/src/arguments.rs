@@ -5,6 +5,12 @@ use clap_complete::Shell;
 
 use crate::mcp_arguments::McpCommand;
 
+/// What a whole `pyro run` looks like.
+pub(crate) const RUN_EXAMPLE: &str = "pyro run debian:12 -- git --version";
+
+/// What a whole `pyro vm exec` looks like.
+pub(crate) const EXEC_EXAMPLE: &str = "pyro vm exec ID -- git --version";
+
 /// Disposable Linux machines for code you do not trust
 #[derive(Debug, Parser)]
 #[command(name = "pyro", version, max_term_width = 100, disable_help_subcommand = true)]

@@ -7,6 +7,8 @@ use anstyle::{AnsiColor, Style};
 use pyro_core::PyroError;
 use serde::Serialize;
 
+use crate::arguments::{EXEC_EXAMPLE, RUN_EXAMPLE};
+
 /// Errors.
 pub(crate) const RED: Style = AnsiColor::Red.on_default().bold();
 /// What is as it should be.
@@ -103,25 +105,30 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     // Without a valid command line what matters of it is looked for by hand, before the guest's words.
     let words = || std::env::args_os().skip(1).take_while(|word| word != "--");
     let mut first = words();
-    let is_run = match first.next() {
-        Some(word) if word == "vm" => first.next().is_some_and(|word| word == "exec"),
-        word => word.is_some_and(|word| word == "run"),
+    let example = match first.next() {
+        Some(word) if word == "run" => Some(RUN_EXAMPLE),
+        Some(word) if word == "vm" && first.next().is_some_and(|word| word == "exec") => {
+            Some(EXEC_EXAMPLE)
+        }
+        Some(_) | None => None,
     };
-    let lacks_separator = is_run && std::env::args_os().all(|word| word != "--");
-    let hint = "put `--` in front of the command: `pyro run debian:12 -- git --version`";
+    let has_separator = std::env::args_os().any(|word| word == "--");
+    let hint = example
+        .filter(|_| !has_separator)
+        .map(|example| format!("put `--` in front of the command: `{example}`"));
     if words().any(|word| word == "--json") {
         let text = error.render().to_string();
         let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
         let failure = PyroError::new(pyro_core::ErrorKind::InvalidInput, message);
-        fail(&if lacks_separator { failure.hint(hint) } else { failure }, true);
+        fail(&hint.into_iter().fold(failure, PyroError::hint), true);
     } else {
         say(&error.render().ansi().to_string());
-        if lacks_separator {
+        if let Some(hint) = hint {
             say(&format!("\n{BOLD}hint:{BOLD:#} {hint}\n"));
         }
     }
     // Whoever runs a command in a VM must be able to tell its exit codes from ours.
-    ExitCode::from(if is_run { EXIT_CODE_OWN_FAILURE } else { EXIT_CODE_USAGE })
+    ExitCode::from(if example.is_some() { EXIT_CODE_OWN_FAILURE } else { EXIT_CODE_USAGE })
 }
 
 #[derive(Serialize)]

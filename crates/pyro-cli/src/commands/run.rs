@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use pyro_core::{Config, HostCompat, Progress, PyroError, RunOutcome, RunRequest};
 
 use super::{Ended, execution, requests};
-use crate::arguments::RunArguments;
+use crate::arguments::{RUN_EXAMPLE, RunArguments};
 use crate::progress::Display;
 
 pub(crate) fn run(arguments: &RunArguments) -> ExitCode {
@@ -47,7 +47,7 @@ fn run_until_interrupted(arguments: &RunArguments) -> Result<Ended<Outcome>, Pyr
 fn request(arguments: &RunArguments, config: &Config) -> Result<RunRequest, PyroError> {
     // The command first: it is what is forgotten most.
     let RunArguments { words, command, output, .. } = arguments;
-    let exec = requests::exec(words, command, *output, config, EXAMPLE)?;
+    let exec = requests::exec(words, command, *output, config, RUN_EXAMPLE)?;
     Ok(RunRequest {
         vm: requests::vm(&arguments.environment, &arguments.vm)?,
         exec,
@@ -58,5 +58,3 @@ fn request(arguments: &RunArguments, config: &Config) -> Result<RunRequest, Pyro
         },
     })
 }
-
-const EXAMPLE: &str = "pyro run debian:12 -- git --version";

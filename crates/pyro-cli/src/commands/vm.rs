@@ -10,7 +10,7 @@ use pyro_core::{
 use serde::Serialize;
 
 use super::{Ended, execution, logs, requests, show};
-use crate::arguments::{CreateArguments, ExecArguments, OutputArguments, VmCommand};
+use crate::arguments::{CreateArguments, EXEC_EXAMPLE, ExecArguments, OutputArguments, VmCommand};
 use crate::progress::Display;
 use crate::terminal::BOLD;
 
@@ -100,10 +100,9 @@ fn exec(arguments: &ExecArguments) -> ExitCode {
 fn exec_until_interrupted(
     arguments: &ExecArguments,
 ) -> Result<Ended<Result<VmExecOutcome, PyroError>>, PyroError> {
-    const EXAMPLE: &str = "pyro vm exec ID -- git --version";
     let ExecArguments { id, words, command, output } = arguments;
     let pyro = super::pyro(None)?;
-    let request = requests::exec(words, command, *output, pyro.config(), EXAMPLE)?;
+    let request = requests::exec(words, command, *output, pyro.config(), EXEC_EXAMPLE)?;
     let id = VmId::new(id)?;
     let terminal = execution::terminal(command)?;
     let terminal = terminal.as_ref();

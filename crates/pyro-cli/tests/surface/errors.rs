@@ -142,6 +142,20 @@ fn a_command_line_that_makes_no_sense_is_125_for_run_and_2_elsewhere() {
 }
 
 #[test]
+fn a_command_without_its_separator_is_shown_as_it_was_meant() {
+    for (arguments, example) in [
+        (&["run", "debian:12", "true"][..], "pyro run debian:12 -- git --version"),
+        (&["vm", "exec", "ID", "true"], "pyro vm exec ID -- git --version"),
+    ] {
+        let hint = format!("put `--` in front of the command: `{example}`");
+        let outcome = pyro(arguments);
+        assert!(outcome.stderr.ends_with(&format!("\nhint: {hint}\n")), "{outcome:#?}");
+        let outcome = pyro(&[arguments, &["--json"]].concat());
+        assert_eq!(outcome.json()["error"]["hints"], json!([hint]));
+    }
+}
+
+#[test]
 fn a_command_line_that_makes_no_sense_is_told_in_json_as_well() {
     let outcome = pyro(&["run", "--json", "--unknown", "debian:12", "--", "true"]);
     assert_eq!(outcome.exit_code, 125);
