@@ -160,7 +160,7 @@ pub(crate) struct CreateArguments {
     pub(crate) environment: String,
     #[command(flatten)]
     pub(crate) vm: VmArguments,
-    /// A note that `status` and `list` show; may be given several times
+    /// A note that `status` shows; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     pub(crate) metadata: Vec<(String, String)>,
     /// Start it as well
