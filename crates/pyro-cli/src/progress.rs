@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use pyro_core::{Accelerator, LaunchReport, Measure, Progress, PyroError, StartKind, Step};
 
 use crate::arguments::OutputArguments;
-use crate::terminal::{self, YELLOW};
+use crate::terminal::{self, YELLOW, escaped, paragraph};
 
 /// How often a moving line is drawn while nothing happens, so that it is seen to live.
 const TICK: Duration = Duration::from_millis(100);
@@ -126,9 +126,10 @@ fn report_text(vm_id: &str, accelerator: Accelerator, report: &LaunchReport) -> 
     for step in &report.steps {
         text += &format!("  {:>6} ms  {}\n", step.since_launch.as_millis(), step.name);
     }
-    text += &format!("  in the guest, kernel {}:\n", report.boot.kernel_release);
+    text += &format!("  in the guest, kernel {}:\n", escaped(&report.boot.kernel_release));
     for phase in &report.boot.phases {
-        text += &format!("  {:>6} ms  {}\n", phase.since_kernel_start.as_millis(), phase.name);
+        let since = phase.since_kernel_start.as_millis();
+        text += &format!("  {since:>6} ms  {}\n", escaped(&phase.name));
     }
     if report.boot_attempts > 1 {
         text += &format!("  the boot took {} attempts\n", report.boot_attempts);
@@ -140,7 +141,7 @@ fn fallback_text(reason: &PyroError) -> String {
     format!(
         "{YELLOW}warning:{YELLOW:#} the VM was booted instead of restored from a template, which is \
          slower\n  because: {}\n",
-        reason.one_line()
+        paragraph(&reason.one_line())
     )
 }
 
@@ -148,10 +149,10 @@ fn host_compat_text(reason: &PyroError) -> String {
     let mut text = format!(
         "{YELLOW}warning:{YELLOW:#} no VM can be had, running the command on this host WITHOUT any \
          boundary\n  because: {}\n",
-        reason.message
+        paragraph(&reason.message)
     );
     for cause in &reason.causes {
-        text += &format!("  caused by: {cause}\n");
+        text += &format!("  caused by: {}\n", paragraph(cause));
     }
     text
 }

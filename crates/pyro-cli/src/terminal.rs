@@ -44,6 +44,34 @@ pub(crate) fn say(text: &str) {
     write(anstream::stderr(), text).ok();
 }
 
+/// A text that a guest or an agent chose, in one line and without power over the terminal. Other characters stay.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut harmless = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || is_invisible_order(character) {
+            harmless.extend(character.escape_debug());
+        } else {
+            harmless.push(character);
+        }
+    }
+    harmless
+}
+
+/// The same where a text may have several lines: those after the first are indented, so that none looks like ours.
+pub(crate) fn paragraph(text: &str) -> String {
+    // A serial console ends its lines with both characters.
+    let lines = text.split('\n').map(|line| escaped(line.strip_suffix('\r').unwrap_or(line)));
+    lines.collect::<Vec<_>>().join("\n    ")
+}
+
+/// Whether a character does nothing but end a line, or change the order in which others are shown.
+fn is_invisible_order(character: char) -> bool {
+    matches!(
+        character,
+        '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}
+
 /// Prints bytes to standard output, as they are.
 pub(crate) fn copy_to_stdout(mut source: impl Read) -> io::Result<()> {
     copy(&mut source, io::stdout().lock())
@@ -83,15 +111,15 @@ pub(crate) fn fail(failure: &PyroError, json: bool) {
         exit_code(printed, ExitCode::FAILURE, EXIT_CODE_OWN_FAILURE);
         return;
     }
-    let mut text = format!("{RED}error:{RED:#} {}\n", failure.message);
+    let mut text = format!("{RED}error:{RED:#} {}\n", paragraph(&failure.message));
     for cause in &failure.causes {
-        text += &format!("  caused by: {}\n", cause.replace('\n', "\n    "));
+        text += &format!("  caused by: {}\n", paragraph(cause));
     }
     if !failure.hints.is_empty() {
         text += "\n";
     }
     for hint in &failure.hints {
-        text += &format!("{BOLD}hint:{BOLD:#} {hint}\n");
+        text += &format!("{BOLD}hint:{BOLD:#} {}\n", paragraph(hint));
     }
     say(&text);
 }
@@ -153,4 +181,22 @@ fn copy(source: &mut impl Read, mut stream: impl Write) -> io::Result<()> {
 fn write(mut stream: impl Write, text: &str) -> io::Result<()> {
     stream.write_all(text.as_bytes())?;
     stream.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_chose_has_no_power_over_the_terminal() {
+        assert_eq!(escaped("\u{1b}[31m\r\n\t\0\u{9b}"), r"\u{1b}[31m\r\n\t\0\u{9b}");
+        assert_eq!(escaped("a\u{202e}b\u{2028}"), r"a\u{202e}b\u{2028}");
+        let plain = "it's \"fine\": C:\\x ä 日本 e\u{301} 👩\u{200d}💻";
+        assert_eq!(escaped(plain), plain);
+    }
+
+    #[test]
+    fn lines_of_others_do_not_look_like_ours() {
+        assert_eq!(paragraph("a\r\nhint: run this\u{7}"), "a\n    hint: run this\\u{7}");
+    }
 }

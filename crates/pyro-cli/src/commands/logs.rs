@@ -87,9 +87,22 @@ fn state(run: &RunInfo) -> &'static str {
 /// One line of a command, cut where it is long.
 fn short(command: &str) -> String {
     let line = command.split_whitespace().collect::<Vec<_>>().join(" ");
-    let line: String = line.chars().filter(|character| !character.is_control()).collect();
+    let line = terminal::escaped(&line);
     match line.char_indices().nth(COMMAND_CHARACTERS_MAX) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_one_line_without_power_over_the_terminal() {
+        assert_eq!(short("echo a\n  echo \u{1b}[2Jb"), r"echo a echo \u{1b}[2Jb");
+        let long = short(&"\u{1b}".repeat(COMMAND_CHARACTERS_MAX));
+        assert_eq!(long.chars().count(), COMMAND_CHARACTERS_MAX + 1);
+        assert!(long.ends_with('…'), "{long}");
     }
 }

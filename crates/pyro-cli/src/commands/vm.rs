@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{Ended, execution, logs, requests, show};
 use crate::arguments::{CreateArguments, EXEC_EXAMPLE, ExecArguments, OutputArguments, VmCommand};
 use crate::progress::Display;
-use crate::terminal::BOLD;
+use crate::terminal::{BOLD, escaped};
 
 pub(crate) fn execute(command: VmCommand) -> ExitCode {
     match command {
@@ -176,7 +176,8 @@ fn info_text(vm: &VmInfo) -> String {
     field("accelerator", vm.accelerator.map_or("-", |accelerator| accelerator.name()));
     field("ends in", &format!("{} s", seconds_left(vm)));
     for (name, value) in &vm.metadata {
-        field("metadata", &format!("{name}={value}"));
+        // An agent may have chosen them.
+        field("metadata", &format!("{}={}", escaped(name), escaped(value)));
     }
     text
 }
@@ -197,4 +198,38 @@ fn deleted_text(vm: &Cleanup) -> String {
 
 fn seconds_left(vm: &VmInfo) -> u64 {
     vm.time_left().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use pyro_core::{ExecutionMode, VmState};
+
+    use super::*;
+
+    #[test]
+    fn a_note_forges_no_line() {
+        let note = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let vm = VmInfo {
+            vm_id: "0123456789ab".to_owned(),
+            environment: "debian:12".to_owned(),
+            environment_version: "1".to_owned(),
+            vcpu_count: 1,
+            mem_mib: 1024,
+            ttl_seconds: 600,
+            created_at: 0.0,
+            expires_at: 600.0,
+            state: VmState::Started,
+            network_enabled: false,
+            allow_host_compat: false,
+            guest_ip: None,
+            tap_name: None,
+            execution_mode: ExecutionMode::Guest,
+            metadata: [note("a\r", "\u{1b}[31mred\n  ends in        9999 s")].into(),
+            accelerator: None,
+        };
+        let text = info_text(&vm);
+        let note = r"  metadata       a\r=\u{1b}[31mred\n  ends in        9999 s";
+        assert_eq!(text.lines().last(), Some(note), "{text}");
+        assert_eq!(text.matches("\n  ends in").count(), 1, "{text}");
+    }
 }
