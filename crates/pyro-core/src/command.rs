@@ -21,6 +21,32 @@ pub struct Variables(BTreeMap<String, String>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkingDirectory(String);
 
+/// A file of the guest: an absolute path without NUL that does not end with `/`, at most 4095 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestPath(String);
+
+impl GuestPath {
+    pub fn new(path: impl Into<String>) -> Result<Self, PyroError> {
+        let path = path.into();
+        if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+            return Err(invalid(format!(
+                "path must be absolute, without a NUL byte and without `/` at its end, not {path:?}"
+            ))
+            .hint("for instance `/root/file`"));
+        }
+        if path.len() > WorkingDirectory::BYTES_MAX {
+            let max = WorkingDirectory::BYTES_MAX;
+            let length = path.len();
+            return Err(invalid(format!("path must be at most {max} bytes long, not {length}")));
+        }
+        Ok(Self(path))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl CommandText {
     pub const BYTES_MAX: usize = COMMAND_BYTES_MAX;
 
@@ -137,6 +163,14 @@ mod tests {
         let error = variables("A", "x".repeat(Variables::BYTES_MAX - 2)).unwrap_err();
         let text = "environment variables must be at most 131072 bytes together, not 131073";
         assert_eq!(error.message, text);
+    }
+
+    #[test]
+    fn a_file_of_the_guest_has_an_absolute_path() {
+        assert!(GuestPath::new("/a b/'c'").is_ok());
+        for wrong in ["", "a", "/", "/a/", "/a\0b", &format!("/{}", "x".repeat(4095))] {
+            assert!(GuestPath::new(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

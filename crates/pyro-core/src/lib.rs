@@ -32,6 +32,8 @@ mod lifecycle;
 
 mod logs;
 
+mod files;
+
 mod step;
 
 mod streams;
@@ -56,7 +58,7 @@ pub use pyro_qemu::confinement::Controller;
 
 pub use self::accelerator::probe_kvm;
 pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
-pub use self::command::{CommandText, Variables, WorkingDirectory};
+pub use self::command::{CommandText, GuestPath, Variables, WorkingDirectory};
 pub use self::config::{
     AcceleratorChoice, Config, ConfinementChoice, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM,
     INTERNAL_SUPERVISE, UserDirectories,
@@ -67,9 +69,12 @@ pub use self::environments::{
     EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,
 };
 pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
+pub use self::files::FileRequest;
 pub use self::leftovers::{Leftover, LeftoverKind};
 pub use self::lifecycle::{CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList};
-pub use self::limits::{ActiveVmsMax, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount, VmId};
+pub use self::limits::{
+    ActiveVmsMax, FileBytesMax, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount, VmId,
+};
 pub use self::logs::{LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog, RunState};
 pub use self::pyro::{Progress, Pyro};
 pub use self::run::{Cleanup, HostCompat, RunOutcome, RunRequest};

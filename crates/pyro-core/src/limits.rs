@@ -25,6 +25,10 @@ pub struct Timeout(Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActiveVmsMax(u16);
 
+/// What a file that is read from a VM may have: 1 byte to 64 MiB, 64 MiB by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileBytesMax(u64);
+
 /// The name of a VM: 12 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VmId(String);
@@ -122,6 +126,21 @@ impl ActiveVmsMax {
     }
 
     pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl FileBytesMax {
+    /// It is held in memory, and kept among what commands wrote.
+    pub const MAX: u64 = 64 << 20;
+    pub const DEFAULT: Self = Self(Self::MAX);
+
+    pub fn new(value: i64) -> Result<Self, PyroError> {
+        within("bytes_max", value, 1, Self::MAX.cast_signed())
+            .map(|value| Self(value.unsigned_abs()))
+    }
+
+    pub fn get(self) -> u64 {
         self.0
     }
 }

@@ -11,10 +11,11 @@ use crate::environments::{
     self, EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment,
 };
 use crate::exec::ExecRequest;
+use crate::files::{self, FileRequest};
 use crate::lifecycle::{
     self, CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList,
 };
-use crate::limits::VmId;
+use crate::limits::{FileBytesMax, VmId};
 use crate::logs::{self, LogPart, LogRequest, OutputStream, RunList, RunLog};
 use crate::run::{self, Cleanup, RunOutcome, RunRequest};
 use crate::streams::Streams;
@@ -180,6 +181,28 @@ impl Pyro {
     ) -> Result<impl Read + use<>, PyroError> {
         logs::run(self, id, run_id)?;
         logs::output(self, id, run_id, stream, 0)
+    }
+
+    /// The content of a file of a VM that was started. Fails with `invalid_input` where it cannot be read, or is
+    /// larger than `bytes_max`.
+    pub async fn read_file(
+        &self,
+        id: &VmId,
+        request: &FileRequest,
+        bytes_max: FileBytesMax,
+    ) -> Result<Vec<u8>, PyroError> {
+        files::read(self, id, request, bytes_max).await
+    }
+
+    /// Makes or replaces a file of a VM that was started, and the directories above it. Fails with
+    /// `invalid_input` where it cannot be written; what of it was written by then is there.
+    pub async fn write_file(
+        &self,
+        id: &VmId,
+        request: &FileRequest,
+        content: Vec<u8>,
+    ) -> Result<(), PyroError> {
+        files::write(self, id, request, content).await
     }
 
     /// Ends a VM's machine, and keeps what was written. In any state.
