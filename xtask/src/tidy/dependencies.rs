@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// Each of our crates, and which of ours it may use. Tests (`dev-dependencies`) are free.
-const DIRECTIONS: [(&str, &[&str]); 11] = [
+const DIRECTIONS: [(&str, &[&str]); 12] = [
     ("pyro-protocol", &[]),
     ("pyro-agent", &["pyro-protocol"]),
     ("pyro-qemu", &["pyro-protocol"]),
@@ -14,6 +14,7 @@ const DIRECTIONS: [(&str, &[&str]); 11] = [
     ("pyro-core", &["pyro-environments", "pyro-protocol", "pyro-qemu", "pyro-supervisor"]),
     ("pyro-mcp-server", &["pyro-core"]),
     ("pyro-cli", &["pyro-core", "pyro-mcp-server"]),
+    ("pyro-python", &["pyro-core"]),
     ("pyro-vm-tests", &["pyro-protocol"]),
     ("pyro-fuzz", &["pyro-protocol", "pyro-supervisor"]),
     ("xtask", &[]),
@@ -42,6 +43,7 @@ const RESERVED: [(&str, &[&str], &str); 10] = [
             "pyro-core",
             "pyro-mcp-server",
             "pyro-cli",
+            "pyro-python",
             "pyro-vm-tests",
         ],
         "the agent is one synchronous loop in a guest whose every instruction may be emulated",

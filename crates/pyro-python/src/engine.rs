@@ -1,0 +1,296 @@
+//! Class `Engine`: everything pyro does, each as a [`Call`].
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+
+use pyo3::prelude::*;
+use pyro_core::{
+    ActiveVmsMax, Config, ErrorKind, FileBytesMax, OutputStream, PruneScope, PullMode, Pyro,
+    PyroError, Streams, VmId, parse_environment,
+};
+use serde::Serialize;
+
+use crate::arguments::{self, ExecArguments, VmArguments, WholeNumber};
+use crate::call::{Call, Outcome};
+use crate::errors;
+use crate::payload::Payload;
+use crate::runtime::PerProcess;
+use crate::stream::Stream;
+
+/// The core, configured. Its methods check what they are given, and give a call that is to be waited for.
+#[pyclass(frozen, module = "pyro_mcp._native")]
+pub(crate) struct Engine {
+    config: Config,
+    pyro: PerProcess<Pyro>,
+}
+
+impl Engine {
+    fn pyro(&self) -> Pyro {
+        self.pyro.get(|| Pyro::new(self.config.clone()))
+    }
+
+    /// A call of what the core does without waiting. It may read, or delete, for a while.
+    fn brief<T: Serialize + Send + 'static>(
+        &self,
+        work: impl FnOnce(&Pyro) -> Result<T, PyroError> + Send + 'static,
+    ) -> Call {
+        self.blocking(move |pyro| Payload::of(&work(pyro)?))
+    }
+
+    fn blocking(&self, work: impl FnOnce(&Pyro) -> Outcome + Send + 'static) -> Call {
+        let pyro = self.pyro();
+        let worker = pyro.clone();
+        Call::new(pyro, async move {
+            let done = tokio::task::spawn_blocking(move || work(&worker)).await;
+            done.unwrap_or_else(|error| Err(PyroError::from_error(ErrorKind::Internal, &error)))
+        })
+    }
+
+    /// A call of what the core waits for.
+    fn call<T: Serialize>(&self, work: impl AsyncWork<Result<T, PyroError>>) -> Call {
+        let pyro = self.pyro();
+        let worker = pyro.clone();
+        Call::new(pyro, async move { Payload::of(&work.of(worker).await?) })
+    }
+}
+
+/// A function of the core's value that takes its time.
+trait AsyncWork<T>: Send + 'static {
+    fn of(self, pyro: Pyro) -> impl Future<Output = T> + Send;
+}
+
+impl<T, F, W> AsyncWork<T> for F
+where
+    F: FnOnce(Pyro) -> W + Send + 'static,
+    W: Future<Output = T> + Send,
+{
+    fn of(self, pyro: Pyro) -> impl Future<Output = T> + Send {
+        self(pyro)
+    }
+}
+
+#[pymethods]
+impl Engine {
+    /// `executable` is the program `pyro`, which supervises VMs. What is not given comes from environment
+    /// variables.
+    #[new]
+    #[pyo3(signature = (executable, *, cache_dir=None, state_dir=None, max_active_vms=None))]
+    fn new(
+        executable: PathBuf,
+        cache_dir: Option<PathBuf>,
+        state_dir: Option<PathBuf>,
+        max_active_vms: Option<WholeNumber>,
+    ) -> PyResult<Self> {
+        let config = || {
+            let mut config = Config::from_environment(executable)?;
+            if let Some(directory) = cache_dir {
+                config.cache_dir = directory;
+            }
+            if let Some(directory) = state_dir {
+                config.state_dir = directory;
+            }
+            if let Some(max) = max_active_vms {
+                config.active_vms_max = ActiveVmsMax::new(max.0)?;
+            }
+            Ok(config)
+        };
+        let config = config().map_err(|error: PyroError| errors::exception(&error))?;
+        Ok(Self { config, pyro: PerProcess::new() })
+    }
+
+    /// Where environments are.
+    #[getter]
+    fn cache_dir(&self) -> PathBuf {
+        self.config.cache_dir.clone()
+    }
+
+    /// Where VMs are.
+    #[getter]
+    fn state_dir(&self) -> PathBuf {
+        self.config.state_dir.clone()
+    }
+
+    #[getter]
+    fn max_active_vms(&self) -> u16 {
+        self.config.active_vms_max.get()
+    }
+
+    fn list_environments(&self) -> Call {
+        self.brief(|pyro| Ok(pyro.list_environments()?.environments))
+    }
+
+    fn inspect_environment(&self, environment: &str) -> PyResult<Call> {
+        let name = checked(parse_environment(environment))?;
+        Ok(self.brief(move |pyro| pyro.inspect_environment(name)))
+    }
+
+    fn pull_environment(&self, environment: &str, refresh: bool) -> PyResult<Call> {
+        let name = checked(parse_environment(environment))?;
+        let mode = if refresh { PullMode::Refresh } else { PullMode::IfMissing };
+        Ok(self.call(
+            move |pyro: Pyro| async move { pyro.pull_environment(name, mode, &|_| {}).await },
+        ))
+    }
+
+    #[pyo3(signature = (*, everything))]
+    fn prune_environments(&self, everything: bool) -> Call {
+        let scope = if everything { PruneScope::All } else { PruneScope::Stale };
+        self.brief(move |pyro| pyro.prune_environments(scope))
+    }
+
+    fn run_in_vm(&self, vm: VmArguments, exec: ExecArguments) -> PyResult<Call> {
+        let (request, input) = checked(arguments::run(vm, exec))?;
+        Ok(self.call(move |pyro: Pyro| async move {
+            pyro.run_in_vm(request, input.into_streams(), &|_| {}).await
+        }))
+    }
+
+    /// The same, while its output is read.
+    fn stream_in_vm(&self, vm: VmArguments, exec: ExecArguments) -> PyResult<Stream> {
+        let (request, input) = checked(arguments::run(vm, exec))?;
+        let pyro = self.pyro();
+        let worker = pyro.clone();
+        Stream::start(pyro, move |stdout, stderr| {
+            let streams = Streams {
+                stdout: Some(Box::new(stdout)),
+                stderr: Some(Box::new(stderr)),
+                ..input.into_streams()
+            };
+            Box::pin(
+                async move { Payload::of(&worker.run_in_vm(request, streams, &|_| {}).await?) },
+            )
+        })
+    }
+
+    fn create_vm(&self, vm: VmArguments, metadata: BTreeMap<String, String>) -> PyResult<Call> {
+        let request = checked(arguments::create(vm, metadata))?;
+        Ok(self.call(move |pyro: Pyro| async move { pyro.create_vm(request, &|_| {}).await }))
+    }
+
+    fn start_vm(&self, vm_id: &str) -> PyResult<Call> {
+        let id = checked(VmId::new(vm_id))?;
+        Ok(self.call(move |pyro: Pyro| async move { pyro.start_vm(&id, &|_| {}).await }))
+    }
+
+    fn exec_vm(&self, vm_id: &str, exec: ExecArguments) -> PyResult<Call> {
+        let (request, input) = checked(exec.parse())?;
+        let id = checked(VmId::new(vm_id))?;
+        Ok(self.call(move |pyro: Pyro| async move {
+            pyro.exec_vm(&id, request, input.into_streams()).await
+        }))
+    }
+
+    /// The same, while its output is read.
+    fn stream_vm(&self, vm_id: &str, exec: ExecArguments) -> PyResult<Stream> {
+        let (request, input) = checked(exec.parse())?;
+        let id = checked(VmId::new(vm_id))?;
+        let pyro = self.pyro();
+        let worker = pyro.clone();
+        Stream::start(pyro, move |stdout, stderr| {
+            let streams = Streams {
+                stdout: Some(Box::new(stdout)),
+                stderr: Some(Box::new(stderr)),
+                ..input.into_streams()
+            };
+            Box::pin(async move { Payload::of(&worker.exec_vm(&id, request, streams).await?) })
+        })
+    }
+
+    fn stop_vm(&self, vm_id: &str) -> PyResult<Call> {
+        let id = checked(VmId::new(vm_id))?;
+        Ok(self.call(move |pyro: Pyro| async move { pyro.stop_vm(&id).await }))
+    }
+
+    fn delete_vm(&self, vm_id: &str) -> PyResult<Call> {
+        let id = checked(VmId::new(vm_id))?;
+        Ok(self.call(move |pyro: Pyro| async move { pyro.delete_vm(&id).await }))
+    }
+
+    fn status_vm(&self, vm_id: &str) -> PyResult<Call> {
+        let id = checked(VmId::new(vm_id))?;
+        Ok(self.brief(move |pyro| pyro.status_vm(&id)))
+    }
+
+    fn network_info_vm(&self, vm_id: &str) -> PyResult<Call> {
+        let id = checked(VmId::new(vm_id))?;
+        Ok(self.brief(move |pyro| pyro.network_info_vm(&id)))
+    }
+
+    fn list_vms(&self) -> Call {
+        self.call(|pyro: Pyro| async move { Ok(pyro.list_vms().await?.vms) })
+    }
+
+    fn reap_expired(&self) -> Call {
+        self.call(|pyro: Pyro| async move { pyro.reap_expired().await })
+    }
+
+    /// The commands of a VM of which something is kept.
+    fn list_runs(&self, vm_id: &str) -> PyResult<Call> {
+        let id = checked(VmId::new(vm_id))?;
+        Ok(self.brief(move |pyro| pyro.list_runs(&id)))
+    }
+
+    /// All that is kept of a command, as text.
+    fn run_log(&self, vm_id: &str, run_id: u32) -> PyResult<Call> {
+        let id = checked(VmId::new(vm_id))?;
+        Ok(self.brief(move |pyro| pyro.run_log(&id, run_id)))
+    }
+
+    /// All that is kept of one stream of a command, as bytes.
+    fn log_bytes(&self, vm_id: &str, run_id: u32, stream: &str) -> PyResult<Call> {
+        let id = checked(VmId::new(vm_id))?;
+        let stream = match stream {
+            "stdout" => OutputStream::Stdout,
+            "stderr" => OutputStream::Stderr,
+            other => {
+                let text = format!("stream must be stdout or stderr, not '{other}'");
+                return checked(Err(PyroError::new(ErrorKind::InvalidInput, text)));
+            }
+        };
+        Ok(self.blocking(move |pyro| {
+            let mut bytes = Vec::new();
+            pyro.open_log(&id, run_id, stream)?.read_to_end(&mut bytes).map_err(|error| {
+                PyroError::from_error(ErrorKind::Internal, &error).context("cannot read the log")
+            })?;
+            Ok(Payload::Bytes(bytes))
+        }))
+    }
+
+    fn read_file(
+        &self,
+        vm_id: &str,
+        path: &str,
+        bytes_max: WholeNumber,
+        timeout_seconds: f64,
+    ) -> PyResult<Call> {
+        let request = checked(arguments::file(path, timeout_seconds))?;
+        let bytes_max = checked(FileBytesMax::new(bytes_max.0))?;
+        let id = checked(VmId::new(vm_id))?;
+        let pyro = self.pyro();
+        let worker = pyro.clone();
+        Ok(Call::new(pyro, async move {
+            worker.read_file(&id, &request, bytes_max).await.map(Payload::Bytes)
+        }))
+    }
+
+    fn write_file(
+        &self,
+        vm_id: &str,
+        path: &str,
+        data: Vec<u8>,
+        timeout_seconds: f64,
+    ) -> PyResult<Call> {
+        let request = checked(arguments::file(path, timeout_seconds))?;
+        let id = checked(VmId::new(vm_id))?;
+        Ok(self.call(move |pyro: Pyro| async move { pyro.write_file(&id, &request, data).await }))
+    }
+
+    fn doctor(&self) -> Call {
+        self.call(|pyro: Pyro| async move { Ok(pyro.doctor().await) })
+    }
+}
+
+fn checked<T>(value: Result<T, PyroError>) -> PyResult<T> {
+    value.map_err(|error| errors::exception(&error))
+}

@@ -1,0 +1,80 @@
+"""The build backend: maturin's, with the `pyro` executable built first.
+
+maturin packs an extension module and Python files. The executable goes into the wheel as data, and has to be
+there before maturin looks.
+
+Settings: `profile` is cargo's, `release` by default; `compatibility` is maturin's, by default the wheel is
+for hosts like this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import maturin
+
+Settings = dict[str, Any] | None
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "target" / "wheel-data" / "scripts"
+PROFILE_DEFAULT = "release"
+
+
+def build_wheel(
+    wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
+) -> str:
+    return maturin.build_wheel(wheel_directory, _prepare(config_settings), metadata_directory)
+
+
+def build_editable(
+    wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
+) -> str:
+    return maturin.build_editable(wheel_directory, _prepare(config_settings), metadata_directory)
+
+
+def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
+    SCRIPTS.mkdir(parents=True, exist_ok=True)
+    return maturin.build_sdist(sdist_directory, config_settings)
+
+
+def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: Settings = None) -> str:
+    SCRIPTS.mkdir(parents=True, exist_ok=True)
+    return maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
+
+
+prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
+get_requires_for_build_wheel = maturin.get_requires_for_build_wheel
+get_requires_for_build_editable = maturin.get_requires_for_build_editable
+get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
+
+
+def _prepare(settings: Settings) -> dict[str, Any]:
+    """Builds the executable, puts it where the wheel takes it from, and has maturin use the same profile."""
+    settings = dict(settings or {})
+    profile = settings.pop("profile", PROFILE_DEFAULT)
+    cargo = os.environ.get("CARGO", "cargo")
+    command = [cargo, "build", "--locked", "--package", "pyro-cli", "--profile", profile]
+    subprocess.run(command, cwd=ROOT, check=True)
+    SCRIPTS.mkdir(parents=True, exist_ok=True)
+    built = _target(cargo) / ("debug" if profile == "dev" else profile) / "pyro"
+    # Not onto the old one, which somebody may be running.
+    fresh = SCRIPTS / "pyro.new"
+    shutil.copy2(built, fresh)
+    fresh.replace(SCRIPTS / "pyro")
+    arguments = ["--locked", "--profile", profile]
+    compatibility = settings.pop("compatibility", None)
+    if compatibility is not None:
+        arguments += ["--compatibility", compatibility]
+    settings.setdefault("build-args", arguments)
+    return settings
+
+
+def _target(cargo: str) -> Path:
+    command = [cargo, "metadata", "--no-deps", "--format-version=1"]
+    metadata = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    return Path(json.loads(metadata)["target_directory"])

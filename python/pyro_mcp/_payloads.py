@@ -1,0 +1,185 @@
+"""What calls give: plain dictionaries, the same objects as `pyro … --json` prints and MCP tools return."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypedDict
+
+Accelerator = Literal["kvm", "tcg"]
+ExecutionMode = Literal["pending", "guest", "host_compat"]
+VMState = Literal["created", "started", "stopped"]
+StreamName = Literal["stdout", "stderr"]
+
+
+class Output(NamedTuple):
+    """A piece of what a command wrote."""
+
+    stream: StreamName
+    data: bytes
+
+
+class _Installed(TypedDict, total=False):
+    install_manifest: str
+    rootfs_bytes: int
+    kernel_release: str
+    damage: str
+
+
+class Environment(_Installed):
+    """An environment of the catalog, and what of it is installed."""
+
+    name: str
+    version: str
+    description: str
+    default_packages: list[str]
+    distribution: str
+    distribution_version: str
+    platform: str
+    source_digest: str | None
+    compatibility: str
+    catalog_version: str
+    installed: bool
+    cache_dir: str
+    install_dir: str | None
+    oci_registry: str | None
+    oci_repository: str | None
+    oci_reference: str | None
+
+
+class PulledEnvironment(Environment):
+    """An environment that is ready."""
+
+    kernel_image: str
+    rootfs_image: str
+    source: str
+
+
+class PruneReport(TypedDict):
+    """What a prune deleted."""
+
+    deleted_environment_dirs: list[str]
+    count: int
+    deleted_template_dirs: list[str]
+    freed_bytes: int
+
+
+class VMInfo(TypedDict):
+    """A VM, and where it stands. Times are seconds since the epoch."""
+
+    vm_id: str
+    environment: str
+    environment_version: str
+    vcpu_count: int
+    mem_mib: int
+    ttl_seconds: int
+    created_at: float
+    expires_at: float
+    state: VMState
+    network_enabled: bool
+    allow_host_compat: bool
+    guest_ip: str | None
+    tap_name: str | None
+    execution_mode: ExecutionMode
+    metadata: dict[str, str]
+    accelerator: Accelerator | None
+
+
+class Cleanup(TypedDict):
+    """What was done with a VM."""
+
+    vm_id: str
+    deleted: bool
+    reason: str
+
+
+class _Outcome(TypedDict):
+    vm_id: str
+    environment: str
+    environment_version: str
+    command: str
+    stdout: str
+    """At most 1 MiB, head and tail; bytes that are no UTF-8 are replaced."""
+    stderr: str
+    exit_code: int
+    """0 to 255; 124 on time-out, 128 plus the signal for a killed process."""
+    duration_ms: int
+    execution_mode: ExecutionMode
+    timed_out: bool
+    stdout_truncated: bool
+    stderr_truncated: bool
+    stdout_bytes: int
+    """All bytes written, kept or not."""
+    stderr_bytes: int
+    accelerator: Accelerator | None
+    out_of_memory: bool
+    cleanup: Cleanup
+
+
+class RunOutcome(_Outcome):
+    """What became of a command that had a VM to itself."""
+
+    vm_start: Literal["restored", "booted"] | None
+    restore_failure: str | None
+
+
+class ExecOutcome(_Outcome):
+    """What became of a command in a VM that goes on."""
+
+    run_id: int
+    """By which `logs_vm` finds all that it wrote."""
+
+
+class ReapReport(TypedDict):
+    """VMs whose time was over."""
+
+    deleted_vm_ids: list[str]
+    count: int
+
+
+class _Network(TypedDict, total=False):
+    reason: str
+    tap_name: str | None
+    guest_ip: str | None
+    gateway_ip: str | None
+    subnet_cidr: str | None
+    mac_address: str | None
+    dns_servers: list[str]
+
+
+class NetworkInfo(_Network):
+    """What a VM's network is."""
+
+    vm_id: str
+    network_enabled: bool
+    outbound_connectivity_expected: bool
+
+
+class RunInfo(TypedDict):
+    """A command of a VM, and what became of it."""
+
+    run_id: int
+    command: str
+    started_at: float
+    state: Literal["running", "ended", "failed"]
+    exit_code: int | None
+    timed_out: bool
+    duration_ms: int | None
+    failure: str | None
+    stdout_bytes: int | None
+    stderr_bytes: int | None
+    stdout_kept_bytes: int
+    stderr_kept_bytes: int
+
+
+class RunList(TypedDict):
+    """The commands of a VM of which something is kept, oldest first."""
+
+    vm_id: str
+    runs: list[RunInfo]
+
+
+class RunLog(RunInfo):
+    """All that is kept of a command, as text."""
+
+    vm_id: str
+    stdout: str
+    stderr: str
