@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask demo | test | clients | tidy | bench | fuzz`.
+//! Development tasks: `cargo xtask demo | test | clients | tidy | bench | fuzz | dist`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -14,6 +14,8 @@ mod demo;
 mod fuzz;
 
 mod prerequisites;
+
+mod python;
 
 mod steps;
 
@@ -51,6 +53,8 @@ enum Task {
     Tidy,
     /// Measure what docs/SPECIFICATION.md promises
     Bench(bench::Bench),
+    /// Make what is published: wheel and source distribution
+    Dist,
     /// Make up what crosses process boundaries, and see what holds
     Fuzz(fuzz::Fuzz),
 }
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
         Task::Clients { options } => clients::clients(&options),
         Task::Tidy => tidy::tidy(),
         Task::Bench(bench) => bench::bench(&bench),
+        Task::Dist => python::distribute(),
         Task::Fuzz(fuzz) => fuzz::fuzz(&fuzz),
     };
     match outcome {

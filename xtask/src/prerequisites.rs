@@ -50,12 +50,14 @@ const TESTS: [Need; 4] = [
     program("ps", "procps"),
 ];
 
-/// What the clients of the MCP server are installed with, and started through.
-const CLIENTS: [Need; 3] = [
+/// What makes a virtual environment. Debian's `python3` alone cannot.
+const PYTHON: [Need; 2] = [
     program("python3", "python3"),
     Need { what: What::PythonModule("ensurepip"), package: "python3-venv" },
-    program("bash", "bash"),
 ];
+
+/// What the clients of the MCP server are installed with, and started through.
+const CLIENTS: [Need; 1] = [program("bash", "bash")];
 
 /// What the benchmark measures beside pyro. Which of the two container runtimes works depends on the
 /// host's cgroups.
@@ -89,8 +91,14 @@ pub(crate) fn for_running() -> Result<(), String> {
 pub(crate) fn for_tests() -> Result<(), String> {
     require(&RUNTIME)?;
     require(&TESTS)?;
+    require(&PYTHON)?;
     require(&CLIENTS)?;
     require(&BENCHMARK)
+}
+
+/// Makes sure that the Python package can be built.
+pub(crate) fn for_python() -> Result<(), String> {
+    require(&PYTHON)
 }
 
 /// Makes sure that what users would take instead of pyro can be measured too.
@@ -102,6 +110,7 @@ pub(crate) fn for_benchmark() -> Result<(), String> {
 /// Makes sure that the tests with clients of the MCP server can run.
 pub(crate) fn for_clients() -> Result<(), String> {
     for_running()?;
+    require(&PYTHON)?;
     require(&CLIENTS)
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::steps::Steps;
-use crate::{bench, clients, prerequisites, tidy, workspace};
+use crate::{bench, clients, prerequisites, python, tidy, workspace};
 
 pub(crate) fn test() -> Result<(), String> {
     let mut steps = Steps::default();
@@ -45,6 +45,7 @@ fn run_tests(steps: &mut Steps) {
     let outcome = test_directories(&mut command);
     steps.run("tests", || outcome.and_then(|()| crate::steps::run(&mut command))).ok();
     clients::test(steps, &[]);
+    python::test(steps);
     steps.run("benchmark, quick", bench::smoke).ok();
 }
 

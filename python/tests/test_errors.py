@@ -1,0 +1,124 @@
+"""Errors: their classes, and what is in them."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+import host
+import pyro_mcp
+import pytest
+from pyro_mcp import (
+    InvalidInputError,
+    NotAvailableError,
+    Pyro,
+    PyroError,
+    TooManyVMsError,
+    UnknownEnvironmentError,
+    UnknownVMError,
+    WrongVMStateError,
+    _errors,
+    _native,
+)
+
+BAD_INPUT = {"invalid_input", "unknown_environment", "unknown_vm"}
+
+
+@pytest.mark.parametrize(("code", "name"), _native.ERRORS.items())
+def test_every_code_has_a_class(code: str, name: str):
+    error = getattr(pyro_mcp, name)
+    assert issubclass(error, PyroError)
+    assert issubclass(error, ValueError) == (code in BAD_INPUT)
+    assert issubclass(error, RuntimeError) == (code not in BAD_INPUT)
+    assert name in pyro_mcp.__all__
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vcpu_count": 9}, "vcpu_count must be between 1 and 8, not 9"),
+        ({"mem_mib": 255}, "mem_mib must be between 256 and 32768, not 255"),
+        ({"ttl_seconds": 59}, "ttl_seconds must be between 60 and 3600, not 59"),
+        ({"timeout_seconds": 0}, "timeout_seconds must be positive, not 0"),
+        ({"command": " "}, "command must not be empty"),
+        ({"cwd": "tmp"}, 'cwd must be an absolute path without a NUL byte, not "tmp"'),
+        ({"vcpu_count": 2**70}, "vcpu_count must be between 1 and 8"),
+    ],
+)
+def test_values_beyond_their_limits_are_refused(pyro: Pyro, options: dict, message: str):
+    arguments = {"environment": host.ENVIRONMENT, "command": "true", **options}
+    with pytest.raises(InvalidInputError) as caught:
+        pyro.run_in_vm(**arguments)
+    assert caught.value.message.startswith(message)
+    assert caught.value.code == "invalid_input"
+    assert isinstance(caught.value, ValueError)
+
+
+def test_the_number_of_vms_is_checked_at_once():
+    with pytest.raises(InvalidInputError, match="max_active_vms must be between 1 and 1000, not 0"):
+        Pyro(max_active_vms=0)
+
+
+def test_an_unknown_environment_is_answered_with_those_there_are(pyro: Pyro):
+    with pytest.raises(UnknownEnvironmentError, match="unknown environment 'x'; expected one of: debian:12"):
+        pyro.create_vm(environment="x")
+    with pytest.raises(ValueError, match="unknown environment"):
+        pyro.pull_environment("x")
+
+
+@pytest.mark.parametrize(
+    "method", ["start_vm", "stop_vm", "delete_vm", "status_vm", "network_info_vm", "logs_vm", "attach"]
+)
+@pytest.mark.parametrize("vm_id", ["0123456789ab", "../../etc", ""])
+def test_an_unknown_vm_does_not_exist(pyro: Pyro, method: str, vm_id: str):
+    with pytest.raises(UnknownVMError, match=f"vm '{vm_id}' does not exist"):
+        getattr(pyro, method)(vm_id)
+
+
+def test_a_vm_in_the_wrong_state_is_left_alone(pyro: Pyro):
+    vm_id = pyro.create_vm(environment=host.ENVIRONMENT)["vm_id"]
+    try:
+        with pytest.raises(WrongVMStateError) as caught:
+            pyro.exec_vm(vm_id, command="true")
+        assert isinstance(caught.value, RuntimeError)
+        full = Pyro(max_active_vms=1)
+        with pytest.raises(TooManyVMsError, match="max active VMs reached"):
+            full.create_vm(environment=host.ENVIRONMENT)
+    finally:
+        pyro.delete_vm(vm_id)
+
+
+def test_what_there_is_not_yet_is_refused(pyro: Pyro):
+    with pytest.raises(NotAvailableError) as caught:
+        pyro.run_in_vm(environment=host.ENVIRONMENT, command="true", network=True)
+    assert caught.value.hints
+
+
+def test_hints_are_shown_with_the_traceback():
+    error = PyroError("cannot", "internal", ["because", "of"], ["do this"])
+    assert str(error) == "cannot: because: of"
+    assert (error.code, error.causes, error.hints) == ("internal", ("because", "of"), ("do this",))
+    if sys.version_info >= (3, 11):
+        assert error.__notes__ == ["hint: do this"]
+
+
+def test_errors_can_be_sent_to_another_process():
+    error = _errors.NoSpaceError("cannot", "no_space", ["because"], ["do this"])
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert (copy.message, copy.code, copy.causes, copy.hints) == (
+        "cannot",
+        "no_space",
+        ("because",),
+        ("do this",),
+    )
+    failed = _errors.CommandFailedError("x", 3, b"out", b"err")
+    copy = pickle.loads(pickle.dumps(failed))
+    assert (copy.command, copy.exit_code, copy.stdout, copy.stderr) == ("x", 3, b"out", b"err")
+
+
+def test_a_value_of_the_wrong_type_is_a_type_error(pyro: Pyro):
+    with pytest.raises(TypeError):
+        pyro.run_in_vm(environment=host.ENVIRONMENT, command="true", vcpu_count="2")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        pyro.status_vm(12)  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""The wheel: what is in it, and that it is what is tested."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import host
+import pyro_mcp
+from pyro_mcp import Pyro, _executable, _native, _options
+
+PACKAGE = Path(pyro_mcp.__file__).parent
+
+
+def test_what_is_tested_is_installed():
+    assert PACKAGE.is_relative_to(sys.prefix)
+    assert Path(_native.__file__ or "").name == "_native.abi3.so"
+    assert (PACKAGE / "py.typed").exists()
+    assert (PACKAGE / "_native.pyi").exists()
+
+
+def test_there_is_one_version():
+    versions = {pyro_mcp.__version__, metadata.version("pyro-mcp")}
+    versions.add(host.cli("--version").stdout.split()[-1])
+    assert versions == {"3.0.0"}
+
+
+def test_the_executable_is_that_of_the_installation():
+    executable = _executable.find()
+    assert executable.is_relative_to(sys.prefix)
+    assert executable.read_bytes()[:4] == b"\x7fELF"
+
+
+def test_the_module_is_the_executable():
+    outcome = subprocess.run([sys.executable, "-m", "pyro_mcp", "--version"], capture_output=True, check=True)
+    assert outcome.stdout == b"pyro 3.0.0\n"
+
+
+def test_everything_public_is_documented():
+    undocumented = [
+        name for name in pyro_mcp.__all__ if not getattr(getattr(pyro_mcp, name), "__doc__", None)
+    ]
+    assert undocumented == []
+    methods = [name for name in dir(Pyro) if not name.startswith("_") and not getattr(Pyro, name).__doc__]
+    assert methods == []
+
+
+def test_defaults_are_those_of_the_core():
+    assert _native.DEFAULTS == {
+        "vcpu_count": _options.VCPU_COUNT,
+        "mem_mib": _options.MEM_MIB,
+        "ttl_seconds": _options.TTL_SECONDS,
+        "timeout_seconds": _options.TIMEOUT_SECONDS,
+        "bytes_max": _options.FILE_BYTES_MAX,
+    }
