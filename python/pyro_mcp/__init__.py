@@ -52,6 +52,7 @@ from pyro_mcp._payloads import (
     VMInfo,
 )
 from pyro_mcp._pyro import Pyro
+from pyro_mcp._server import Server, create_server
 from pyro_mcp._stream import Stream
 from pyro_mcp._vm import VM
 
@@ -83,6 +84,7 @@ __all__ = [
     "RunList",
     "RunLog",
     "RunOutcome",
+    "Server",
     "Stream",
     "TooManyVMsError",
     "UnknownEnvironmentError",
@@ -93,4 +95,5 @@ __all__ = [
     "VMStartError",
     "WrongVMStateError",
     "__version__",
+    "create_server",
 ]

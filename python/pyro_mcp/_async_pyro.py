@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NoReturn, overload
+from typing import Any, overload
 
 from pyro_mcp import _options
 from pyro_mcp._async_stream import AsyncStream, OnOutput
@@ -26,6 +26,7 @@ from pyro_mcp._payloads import (
     VMInfo,
 )
 from pyro_mcp._pyro import Pyro
+from pyro_mcp._server import Profile, Server
 
 
 class AsyncPyro:
@@ -317,6 +318,6 @@ class AsyncPyro:
         """Whether this host can run VMs, and how. See `Pyro.doctor`."""
         return await result(self._engine.doctor())
 
-    def create_server(self) -> NoReturn:
+    def create_server(self, *, profile: Profile = "full", allow_host_compat: bool = False) -> Server:
         """A server of the Model Context Protocol. See `Pyro.create_server`."""
-        self._pyro.create_server()
+        return self._pyro.create_server(profile=profile, allow_host_compat=allow_host_compat)

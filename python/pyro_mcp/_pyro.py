@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NoReturn, overload
+from typing import Any, overload
 
 from pyro_mcp import _executable, _native, _options
-from pyro_mcp._errors import NotAvailableError
 from pyro_mcp._options import Input, OnOutput
 from pyro_mcp._payloads import (
     Cleanup,
@@ -23,6 +22,7 @@ from pyro_mcp._payloads import (
     StreamName,
     VMInfo,
 )
+from pyro_mcp._server import Profile, Server
 from pyro_mcp._stream import Stream
 from pyro_mcp._vm import VM
 
@@ -457,6 +457,7 @@ class Pyro:
 
         Raises:
             InvalidInputError: where the file cannot be read, or is larger.
+            DeadlineReachedError: where it took too long.
             PyroError: as `exec_vm` does.
         """
         return self._engine.read_file(vm_id, path, bytes_max, timeout_seconds).wait()
@@ -483,6 +484,12 @@ class Pyro:
         """Whether this host can run VMs, and how: the object of `pyro doctor --json`."""
         return self._engine.doctor().wait()
 
-    def create_server(self) -> NoReturn:
-        """A server of the Model Context Protocol with the same methods as tools. Not available yet."""
-        raise NotAvailableError("the MCP server is not available yet", "not_available")
+    def create_server(self, *, profile: Profile = "full", allow_host_compat: bool = False) -> Server:
+        """A server of the Model Context Protocol with the same methods as tools.
+
+        Args:
+            profile: `run` for one-shot runs only, `full` for VMs that several commands share as well.
+            allow_host_compat: Let calls ask for a command to run on this host, WITHOUT any boundary, where no
+                VM can be had.
+        """
+        return Server(self._engine.create_server(profile, allow_host_compat))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,15 @@ def example(name: str, *arguments: str, **variables: str) -> str:
     )
     assert outcome.returncode == 0, outcome.stderr
     return outcome.stdout
+
+
+def test_every_block_of_the_guide_runs(pyro: Pyro, tmp_path: Path):
+    guide = (EXAMPLES.parent.parent / "docs" / "python.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 6
+    script = tmp_path / "guide.py"
+    script.write_text("\n".join(blocks))
+    example(str(script))
 
 
 def test_every_example_is_run_here(request: pytest.FixtureRequest):

@@ -11,6 +11,7 @@ from pyro_mcp import (
     VM,
     CallInterruptedError,
     CommandFailedError,
+    DeadlineReachedError,
     InvalidInputError,
     Pyro,
     UnknownVMError,
@@ -107,7 +108,7 @@ def test_what_keeps_a_file_from_being_read_or_written_is_told(vm: VM):
     with pytest.raises(InvalidInputError, match=r"cannot write `/dev/null/x`"):
         vm.write_file("/dev/null/x", b"x")
     vm.exec("mkfifo /tmp/fifo")
-    with pytest.raises(InvalidInputError, match=r"its time of 0.5 seconds was over"):
+    with pytest.raises(DeadlineReachedError, match=r"its time of 0.5 seconds was over"):
         vm.read_file("/tmp/fifo", timeout_seconds=0.5)
 
 

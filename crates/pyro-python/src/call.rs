@@ -28,6 +28,9 @@ pub(crate) type Outcome = Result<Payload, PyroError>;
 /// What the core does for a call.
 pub(crate) type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
+/// Waits until nothing is left of work that was given up, or failed.
+pub(crate) type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Work of the core. It does not begin before it is waited for, and is done once.
 #[pyclass(frozen, module = "pyro_mcp._native")]
 pub(crate) struct Call {
@@ -35,7 +38,7 @@ pub(crate) struct Call {
 }
 
 enum State {
-    Asked(Box<(Pyro, Work)>),
+    Asked(Work, Settling),
     /// It ends when the guard is dropped.
     Begun {
         _end: DropGuard,
@@ -45,13 +48,21 @@ enum State {
 
 impl Call {
     pub(crate) fn new(pyro: Pyro, work: impl Future<Output = Outcome> + Send + 'static) -> Self {
-        Self { state: Mutex::new(State::Asked(Box::new((pyro, Box::pin(work))))) }
+        Self::with_settling(work, async move { pyro.settle().await })
     }
 
-    fn take(&self, next: State) -> PyResult<(Pyro, Work)> {
+    /// For work that leaves more to be waited for than VMs.
+    pub(crate) fn with_settling(
+        work: impl Future<Output = Outcome> + Send + 'static,
+        settling: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        Self { state: Mutex::new(State::Asked(Box::pin(work), Box::pin(settling))) }
+    }
+
+    fn take(&self, next: State) -> PyResult<(Work, Settling)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *state, next) {
-            State::Asked(asked) => Ok(*asked),
+            State::Asked(work, settling) => Ok((work, settling)),
             begun => {
                 *state = begun;
                 Err(PyRuntimeError::new_err("a call can be waited for once"))
@@ -66,10 +77,10 @@ impl Call {
     ///
     /// A signal whose handler raises ends it at once; nothing of it is left then.
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let (pyro, work) = self.take(State::Over)?;
+        let (work, settling) = self.take(State::Over)?;
         let outcome = py.detach(|| {
             let runtime = runtime().map_err(|error| errors::exception(&error))?;
-            runtime.block_on(until_signalled(&pyro, work))
+            runtime.block_on(until_signalled(work, settling))
         });
         outcome?.map_err(|error| errors::exception(&error))?.into_python(py)
     }
@@ -79,9 +90,9 @@ impl Call {
     fn begin(&self, done: Py<PyAny>) -> PyResult<()> {
         let runtime = runtime().map_err(|error| errors::exception(&error))?;
         let token = CancellationToken::new();
-        let (pyro, work) = self.take(State::Begun { _end: token.clone().drop_guard() })?;
+        let (work, settling) = self.take(State::Begun { _end: token.clone().drop_guard() })?;
         runtime.spawn(async move {
-            let outcome = until_cancelled(&pyro, work, &token).await;
+            let outcome = until_cancelled(work, settling, &token).await;
             tell(&done, outcome);
         });
         Ok(())
@@ -97,7 +108,7 @@ impl Call {
 }
 
 /// Drives `work` to its end, or to the first signal whose handler raises.
-async fn until_signalled(pyro: &Pyro, mut work: Work) -> PyResult<Outcome> {
+async fn until_signalled(mut work: Work, settling: Settling) -> PyResult<Outcome> {
     let outcome = tokio::select! {
         biased;
         outcome = &mut work => Ok(outcome),
@@ -105,7 +116,7 @@ async fn until_signalled(pyro: &Pyro, mut work: Work) -> PyResult<Outcome> {
     };
     drop(work);
     if !matches!(outcome, Ok(Ok(_))) {
-        pyro.settle().await;
+        settling.await;
     }
     outcome
 }
@@ -126,8 +137,8 @@ async fn signal() -> PyErr {
 
 /// Drives `work` to its end, or until it is not wanted any more.
 pub(crate) async fn until_cancelled(
-    pyro: &Pyro,
     mut work: Work,
+    settling: Settling,
     token: &CancellationToken,
 ) -> Option<Outcome> {
     let outcome = tokio::select! {
@@ -137,7 +148,7 @@ pub(crate) async fn until_cancelled(
     };
     drop(work);
     if !matches!(outcome, Some(Ok(_))) {
-        pyro.settle().await;
+        settling.await;
     }
     outcome
 }

@@ -16,6 +16,7 @@ use crate::call::{Call, Outcome};
 use crate::errors;
 use crate::payload::Payload;
 use crate::runtime::PerProcess;
+use crate::server::Server;
 use crate::stream::Stream;
 
 /// The core, configured. Its methods check what they are given, and give a call that is to be waited for.
@@ -284,6 +285,10 @@ impl Engine {
         let request = checked(arguments::file(path, timeout_seconds))?;
         let id = checked(VmId::new(vm_id))?;
         Ok(self.call(move |pyro: Pyro| async move { pyro.write_file(&id, &request, data).await }))
+    }
+
+    fn create_server(&self, profile: &str, allow_host_compat: bool) -> PyResult<Server> {
+        Server::new(self.pyro(), profile, allow_host_compat)
     }
 
     fn doctor(&self) -> Call {

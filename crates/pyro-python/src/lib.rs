@@ -13,6 +13,8 @@ mod call;
 
 mod stream;
 
+mod server;
+
 mod payload;
 
 mod errors;
@@ -29,6 +31,8 @@ mod _native {
     use crate::call::Call;
     #[pymodule_export]
     use crate::engine::Engine;
+    #[pymodule_export]
+    use crate::server::Server;
     #[pymodule_export]
     use crate::stream::Stream;
 

@@ -50,8 +50,9 @@ impl Stream {
         let (tell, outcome) = watch::channel(None);
         let cancelled = CancellationToken::new();
         let (owner, token) = (pyro.clone(), cancelled.clone());
+        let settling = Box::pin(async move { owner.settle().await });
         runtime.spawn(async move {
-            let ended = until_cancelled(&owner, work, &token).await;
+            let ended = until_cancelled(work, settling, &token).await;
             let ended = ended.map(|outcome| {
                 outcome.map(|payload| match payload {
                     Payload::Json(text) => Arc::from(text),

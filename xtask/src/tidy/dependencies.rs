@@ -14,7 +14,7 @@ const DIRECTIONS: [(&str, &[&str]); 12] = [
     ("pyro-core", &["pyro-environments", "pyro-protocol", "pyro-qemu", "pyro-supervisor"]),
     ("pyro-mcp-server", &["pyro-core"]),
     ("pyro-cli", &["pyro-core", "pyro-mcp-server"]),
-    ("pyro-python", &["pyro-core"]),
+    ("pyro-python", &["pyro-core", "pyro-mcp-server"]),
     ("pyro-vm-tests", &["pyro-protocol"]),
     ("pyro-fuzz", &["pyro-protocol", "pyro-supervisor"]),
     ("xtask", &[]),
