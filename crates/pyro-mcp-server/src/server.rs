@@ -82,6 +82,21 @@ impl Server {
         Self(Arc::new(Shared { pyro, pins, profile, tools, turns, closing, calls }))
     }
 
+    /// A server that is closed by itself, and shares with this one what it is made of, and the turns of runs.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        let Shared { pyro, pins, profile, tools, turns, .. } = &*self.0;
+        Self(Arc::new(Shared {
+            pyro: pyro.clone(),
+            pins: pins.clone(),
+            profile: *profile,
+            tools: tools.clone(),
+            turns: turns.clone(),
+            closing: CancellationToken::new(),
+            calls: TaskTracker::new(),
+        }))
+    }
+
     /// Serves one client until its side of the conversation ends, or [`close`](Self::close) is called. Calls that run
     /// at that moment are dropped, and with them whatever they do in VMs; VMs that were created stay.
     ///
