@@ -105,6 +105,13 @@ def test_a_handler_that_does_not_raise_lets_the_call_go_on(pyro: Pyro):
     assert seen == [signal.SIGALRM]
 
 
+def test_an_interpreter_can_end_right_after_its_last_call(pyro: Pyro, python):
+    script = "asyncio.run(AsyncPyro().list_environments())"
+    for _ in range(20):
+        outcome = subprocess.run(python(HEAD + script), capture_output=True, text=True, check=False)
+        assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
 def test_an_interpreter_can_end_while_calls_run(pyro: Pyro, tmp_path, python):
     script = """
 call = pyro.engine.run_in_vm(

@@ -17,6 +17,7 @@ use pyro_core::{Pyro, PyroError};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::errors;
+use crate::interpreter::{self, Thread};
 use crate::payload::Payload;
 use crate::runtime::runtime;
 
@@ -78,9 +79,10 @@ impl Call {
     /// A signal whose handler raises ends it at once; nothing of it is left then.
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (work, settling) = self.take(State::Over)?;
+        let thread = Thread::current(py)?;
         let outcome = py.detach(|| {
             let runtime = runtime().map_err(|error| errors::exception(&error))?;
-            runtime.block_on(until_signalled(work, settling))
+            runtime.block_on(until_signalled(work, settling, thread))
         });
         outcome?.map_err(|error| errors::exception(&error))?.into_python(py)
     }
@@ -88,6 +90,7 @@ impl Call {
     /// Begins the work, and calls `done(result, exception)` in another thread when it is over: one of the two is
     /// `None`, or both after `cancel`. Nothing is left of cancelled work by then.
     fn begin(&self, done: Py<PyAny>) -> PyResult<()> {
+        interpreter::check()?;
         let runtime = runtime().map_err(|error| errors::exception(&error))?;
         let token = CancellationToken::new();
         let (work, settling) = self.take(State::Begun { _end: token.clone().drop_guard() })?;
@@ -108,11 +111,11 @@ impl Call {
 }
 
 /// Drives `work` to its end, or to the first signal whose handler raises.
-async fn until_signalled(mut work: Work, settling: Settling) -> PyResult<Outcome> {
+async fn until_signalled(mut work: Work, settling: Settling, thread: Thread) -> PyResult<Outcome> {
     let outcome = tokio::select! {
         biased;
         outcome = &mut work => Ok(outcome),
-        raised = signal() => Err(raised),
+        raised = signal(thread) => Err(raised),
     };
     drop(work);
     if !matches!(outcome, Ok(Ok(_))) {
@@ -121,15 +124,19 @@ async fn until_signalled(mut work: Work, settling: Settling) -> PyResult<Outcome
     outcome
 }
 
-/// Waits until a signal's handler raises. In a thread that gets no signals that is never.
+/// Waits until a signal's handler raises. Handlers run in the main thread; other threads wait for ever.
 #[allow(
     clippy::redundant_closure_for_method_calls,
     reason = "the method by itself is not general enough in its lifetimes"
 )]
-async fn signal() -> PyErr {
+async fn signal(thread: Thread) -> PyErr {
+    match thread {
+        Thread::Main => {}
+        Thread::Other => return std::future::pending().await,
+    }
     loop {
         tokio::time::sleep(SIGNALS_INTERVAL).await;
-        if let Some(Err(raised)) = Python::try_attach(|py| py.check_signals()) {
+        if let Err(raised) = Python::attach(|py| py.check_signals()) {
             return raised;
         }
     }
@@ -155,7 +162,7 @@ pub(crate) async fn until_cancelled(
 
 /// Tells whoever waits, if there is still an interpreter.
 fn tell(done: &Py<PyAny>, outcome: Option<Outcome>) {
-    Python::try_attach(|py| {
+    interpreter::enter(|py| {
         let result = match outcome {
             Some(Ok(payload)) => payload.into_python(py).map(|result| (result, py.None())),
             Some(Err(error)) => errors::instance(py, &error)

@@ -19,6 +19,8 @@ mod payload;
 
 mod errors;
 
+mod interpreter;
+
 mod runtime;
 
 use pyo3::prelude::*;
@@ -38,6 +40,7 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::interpreter::close_at_exit(module)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("DEFAULTS", crate::arguments::defaults(module.py())?)?;
         module.add("ERRORS", crate::errors::class_names(module.py())?)

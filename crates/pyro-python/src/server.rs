@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
 use crate::call::{Call, Outcome};
 use crate::errors;
+use crate::interpreter;
 use crate::payload::Payload;
 
 /// The revision that the conversation within this process has.
@@ -22,11 +23,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// A server that is not closed by its clients, nor by the end of `run_…`.
 #[pyclass(frozen, module = "pyro_mcp._native")]
 pub(crate) struct Server {
-    pyro: Pyro,
-    pins: Pins,
-    profile: Profile,
-    /// For calls of this process.
-    own: pyro_mcp_server::Server,
+    /// Never closed: each conversation has a sibling of it.
+    server: pyro_mcp_server::Server,
 }
 
 impl Server {
@@ -42,23 +40,21 @@ impl Server {
         let host_compat =
             if allow_host_compat { HostCompat::Allowed } else { HostCompat::Forbidden };
         let pins = Pins { host_compat, ..Pins::default() };
-        let own = pyro_mcp_server::Server::new(pyro.clone(), pins.clone(), profile);
-        Ok(Self { pyro, pins, profile, own })
+        Ok(Self { server: pyro_mcp_server::Server::new(pyro, pins, profile) })
     }
 
-    /// A call that serves until `serve` ends, and leaves nothing of what clients asked for.
+    /// A call that serves until `serve` ends, and leaves nothing of what was asked for.
     fn serving<W>(&self, serve: impl FnOnce(pyro_mcp_server::Server) -> W) -> Call
     where
-        W: Future<Output = Result<(), PyroError>> + Send + 'static,
+        W: Future<Output = Outcome> + Send + 'static,
     {
-        let server =
-            pyro_mcp_server::Server::new(self.pyro.clone(), self.pins.clone(), self.profile);
+        let server = self.server.sibling();
         let (serving, settling) = (serve(server.clone()), server.clone());
         Call::with_settling(
             async move {
-                let ended = serving.await;
+                let outcome = serving.await;
                 server.settle().await;
-                ended.map(|()| Payload::Nothing)
+                outcome
             },
             async move { settling.settle().await },
         )
@@ -66,8 +62,7 @@ impl Server {
 
     /// A call of one request within this process.
     fn asking(&self, method: &'static str, parameters: Value) -> Call {
-        let server = self.own.clone();
-        Call::new(self.pyro.clone(), async move { ask(&server, method, &parameters).await })
+        self.serving(|server| async move { ask(&server, method, &parameters).await })
     }
 }
 
@@ -79,7 +74,8 @@ impl Server {
             server.serve(tokio::io::stdin(), tokio::io::stdout()).await.map_err(|error| {
                 PyroError::from_error(ErrorKind::Internal, &error)
                     .hint("the server is started by a client, see `pyro mcp config --help`")
-            })
+            })?;
+            Ok(Payload::Nothing)
         })
     }
 
@@ -119,14 +115,15 @@ impl Server {
                     .hint("choose another host or port; port 0 is any that is free")
             })?;
             let url = listening.url();
-            Python::try_attach(|py| {
+            interpreter::enter(|py| {
                 if let Err(error) = announce.call1(py, (url, revealed)) {
                     error.write_unraisable(py, None);
                 }
             });
             listening.serve().await.map_err(|error| {
                 PyroError::from_error(ErrorKind::Internal, &error).context("cannot serve over HTTP")
-            })
+            })?;
+            Ok(Payload::Nothing)
         }))
     }
 
