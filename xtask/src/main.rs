@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask demo | test | clients | tidy | bench | fuzz | dist`.
+//! Development tasks: `cargo xtask demo | test | clients | python | tidy | bench | fuzz | dist`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -49,6 +49,11 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Build, install and test the Python package; options are pytest's
+    Python {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Check the rules that no compiler checks: directions, file sizes, links
     Tidy,
     /// Measure what docs/SPECIFICATION.md promises
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::demo(),
         Task::Test => suite::test(),
         Task::Clients { options } => clients::clients(&options),
+        Task::Python { options } => python::only(&options),
         Task::Tidy => tidy::tidy(),
         Task::Bench(bench) => bench::bench(&bench),
         Task::Dist => python::distribute(),

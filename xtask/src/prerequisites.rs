@@ -96,8 +96,9 @@ pub(crate) fn for_tests() -> Result<(), String> {
     require(&BENCHMARK)
 }
 
-/// Makes sure that the Python package can be built.
+/// Makes sure that the Python package can be built and tested.
 pub(crate) fn for_python() -> Result<(), String> {
+    for_running()?;
     require(&PYTHON)
 }
 

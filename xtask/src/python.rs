@@ -17,8 +17,17 @@ const BUILDER: &str = "build>=1.2,<2";
 /// The oldest glibc that a wheel made on Debian 12 runs with: Debian 12's own.
 const COMPATIBILITY: &str = "manylinux_2_36";
 
+/// Only this suite; `options` are pytest's.
+pub(crate) fn only(options: &[String]) -> Result<(), String> {
+    let mut steps = Steps::default();
+    if steps.run("install what is missing", prerequisites::for_python).is_ok() {
+        test(&mut steps, options);
+    }
+    steps.finish()
+}
+
 /// Builds the wheel, installs it, and runs every check of the Python package.
-pub(crate) fn test(steps: &mut Steps) {
+pub(crate) fn test(steps: &mut Steps, options: &[String]) {
     let Ok(python) = steps.run("Python: build and install the wheel", install) else { return };
     let mut ruff = python.command("ruff");
     steps.command("Python: lints", ruff.args(["check", "python", "--no-cache"])).ok();
@@ -33,7 +42,7 @@ pub(crate) fn test(steps: &mut Steps) {
     steps.command("Python: types", &mut types).ok();
     let mut tests = python.command("python");
     // Not `pytest`: its own directory would come before the installed package.
-    tests.args(["-m", "pytest", "-p", "no:cacheprovider", "--durations=5"]);
+    tests.args(["-m", "pytest", "-p", "no:cacheprovider", "--durations=5"]).args(options);
     steps.command("Python: tests", &mut tests).ok();
 }
 

@@ -45,7 +45,7 @@ fn run_tests(steps: &mut Steps) {
     let outcome = test_directories(&mut command);
     steps.run("tests", || outcome.and_then(|()| crate::steps::run(&mut command))).ok();
     clients::test(steps, &[]);
-    python::test(steps);
+    python::test(steps, &[]);
     steps.run("benchmark, quick", bench::smoke).ok();
 }
 
