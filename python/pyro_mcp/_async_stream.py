@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeAlias
@@ -62,7 +61,7 @@ class AsyncStream(Generic[OutcomeT]):
             on_output = on_stdout if stream == "stdout" else on_stderr
             if on_output is not None:
                 given = on_output(data)
-                if inspect.isawaitable(given):
+                if isinstance(given, Awaitable):
                     await given
         outcome: OutcomeT = await _await.result(self._native.outcome())
         return outcome

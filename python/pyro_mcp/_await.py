@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
+
     from pyro_mcp import _native
 
 
@@ -16,6 +17,9 @@ async def result(call: _native.Call, undo: Callable[[Any], Awaitable[object]] | 
     When the task is cancelled the call is given up, and nothing is left of it when `CancelledError` comes out
     of here. If it was done at that very moment, `undo` is given what nobody will see.
     """
+    # Here, because programs that only wait need none of it, and it takes longer to import than all of pyro.
+    import asyncio
+
     loop = asyncio.get_running_loop()
     over: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
 

