@@ -104,6 +104,10 @@ fn a_server_that_makes_no_sense_does_not_begin() {
         (&["--max-active-vms", "0"], "max_active_vms must be between 1 and 1000, not 0"),
         (&["--allow-environment", "x"], "unknown environment 'x'; expected one of: "),
         (&["--transport", "http", "--token-file", "/dev/null"], "others can read `/dev/null`"),
+        (
+            &["--transport", "http", "--token-file", "/nowhere"],
+            "(umask 077; openssl rand -hex 32 > FILE)",
+        ),
     ] {
         let outcome = crate::pyro(&[&["mcp", "serve"], arguments].concat());
         assert_eq!((outcome.exit_code, outcome.stdout.as_str()), (1, ""));

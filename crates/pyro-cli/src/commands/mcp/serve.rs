@@ -103,8 +103,12 @@ fn no_token(error: &TokenError) -> PyroError {
         TokenError::NotPrivate { path, .. } => {
             failure.hint(format!("make it yours alone: `chmod 600 {}`", path.display()))
         }
+        // Not the file's own path: what is at fault may be a file that must not be overwritten.
         TokenError::Unreadable { .. } | TokenError::BadFile { .. } | TokenError::Malformed => {
-            failure.hint("leave out `--token-file` for a fresh token")
+            failure.hint(
+                "make a file with a token: `(umask 077; openssl rand -hex 32 > FILE)`, or leave out \
+                 `--token-file` for one that holds until the server ends",
+            )
         }
         TokenError::NoRandomness { .. } => failure,
     }
