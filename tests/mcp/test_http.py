@@ -153,6 +153,21 @@ async def test_two_sessions_do_not_disturb_each_other(server: HttpServer, host: 
         await until(lambda: len(host.family.members(Role.QEMU)) == 1, "what nobody awaits ended")
 
 
+async def test_a_call_goes_on_while_many_others_come(server: HttpServer, host: Host) -> None:
+    outcomes: list[str] = []
+
+    async def call(session: Session) -> None:
+        result = await session.call("vm_run", environment=BASE, command="sleep 5; echo done")
+        outcomes.append(result.success()["stdout"])
+
+    async with server.connect(handshake=True) as session, anyio.create_task_group() as tasks:
+        tasks.start_soon(call, session)
+        await until(lambda: host.family.members(Role.QEMU), "the command runs")
+        for _ in range(CONVERSATIONS_MANY):
+            assert (await anyio.to_thread.run_sync(post, server)).status == 200
+    assert outcomes == ["done\n"]
+
+
 async def test_a_signal_ends_the_server_and_what_its_calls_do(
     server: HttpServer, host: Host
 ) -> None:

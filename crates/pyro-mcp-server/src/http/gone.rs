@@ -4,17 +4,14 @@
 //! the answer. Ours would then keep a VM for nobody. So the stream of a request carries a token into the call, which is
 //! cancelled when the stream is dropped, finished or not: a call that has been answered does not mind.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
-use http_body::{Frame, SizeHint};
 use rmcp::service::{RequestContext, RoleServer};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
+
+use super::kept::keep;
 
 /// Whether the client of a call has gone.
 #[derive(Debug, Clone)]
@@ -39,31 +36,5 @@ pub(super) async fn watch(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(ClientGone(token.clone()));
     let guard = token.drop_guard();
     let response = next.run(request).await;
-    response.map(|body| Body::new(Guarded { body, _guard: guard }))
-}
-
-/// A body that cancels a token when it is dropped.
-struct Guarded {
-    body: Body,
-    _guard: DropGuard,
-}
-
-impl http_body::Body for Guarded {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    keep(guard, response)
 }

@@ -5,6 +5,7 @@
 
 mod gone;
 mod guard;
+mod kept;
 mod sessions;
 mod token;
 
@@ -107,7 +108,7 @@ impl HttpServer {
         let service = StreamableHttpService::new(factory, sessions.manager(), config);
         let router = Router::new()
             .route_service(PATH, service)
-            .layer(from_fn_with_state(sessions, sessions::make_room))
+            .layer(from_fn_with_state(sessions, sessions::watch))
             .layer(from_fn(sessions::confirm_end))
             .layer(from_fn(gone::watch))
             .layer(from_fn_with_state(Arc::new(guard), guard::admit));

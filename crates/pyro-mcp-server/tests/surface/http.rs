@@ -1,6 +1,7 @@
 //! The server over HTTP: who is let in, and what becomes of the calls of a client that goes.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use pyro_mcp_server::http::{BearerToken, HttpServer, HttpSettings};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -85,6 +87,15 @@ impl Listening {
         let response = self.post(&initialize().to_string(), &[]).await;
         let name = response.lines().find_map(|line| line.strip_prefix("mcp-session-id: "));
         name.unwrap_or_else(|| panic!("no name in {response}")).trim().to_owned()
+    }
+}
+
+/// Waits until the file is there, or is not.
+async fn until_exists(path: &Path, exists: bool) {
+    let until = Instant::now() + DEADLINE;
+    while path.exists() != exists {
+        assert!(Instant::now() < until, "in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -178,6 +189,31 @@ async fn many_conversations_make_room_for_new_ones() {
 }
 
 #[tokio::test]
+async fn a_conversation_whose_call_runs_makes_no_room() {
+    let listening = Listening::new().await;
+    let session = listening.begin().await;
+    let directory = tempfile::tempdir().unwrap();
+    let (runs, fifo) = (directory.path().join("runs"), directory.path().join("fifo"));
+    let command = format!(
+        "mkfifo {fifo}; exec 9<>{fifo}; touch {runs}; head -c 5 <&9",
+        fifo = fifo.display(),
+        runs = runs.display()
+    );
+    let headers = [("mcp-session-id", &*session), ("mcp-protocol-version", "2025-11-25")];
+    let mut stream = listening.send("POST", &call(&command), &headers).await;
+    until_exists(&runs, true).await;
+    for _ in 0..130 {
+        listening.begin().await;
+    }
+    let mut writer = pipe::OpenOptions::new().open_sender(&fifo).expect("the command runs");
+    writer.write_all(b"hello").await.unwrap();
+    let mut response = String::new();
+    let read = stream.read_to_string(&mut response);
+    tokio::time::timeout(DEADLINE, read).await.expect("in time").unwrap();
+    assert!(response.contains("\"stdout\":\"hello\""), "{response}");
+}
+
+#[tokio::test]
 async fn a_client_that_goes_ends_its_call() {
     let listening = Listening::new().await;
     let session = listening.begin().await;
@@ -191,16 +227,9 @@ async fn a_client_that_goes_ends_its_call() {
     );
     let headers = [("mcp-session-id", &*session), ("mcp-protocol-version", "2025-11-25")];
     let stream = listening.send("POST", &call(&command), &headers).await;
-    let until = Instant::now() + DEADLINE;
-    let until_exists = async |exists| {
-        while runs.exists() != exists {
-            assert!(Instant::now() < until, "in time");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    until_exists(true).await;
+    until_exists(&runs, true).await;
     drop(stream);
-    until_exists(false).await;
+    until_exists(&runs, false).await;
 }
 
 #[tokio::test]
