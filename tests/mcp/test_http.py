@@ -18,7 +18,9 @@ from vm import started, until
 from wire import post
 
 CONVERSATIONS_MANY = 300
-CONNECTIONS_MANY = 300
+CONNECTIONS_MANY = 400
+DESCRIPTORS_MAX = 320
+IDLE_END_SECONDS_MAX = 5.0
 BODY_BYTES_FAR_TOO_MANY = 64 * 1024 * 1024
 
 
@@ -168,6 +170,16 @@ async def test_a_call_goes_on_while_many_others_come(server: HttpServer, host: H
     assert outcomes == ["done\n"]
 
 
+def test_silent_connections_do_not_keep_the_server_from_ending(server: HttpServer) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            address = ("127.0.0.1", server.port)
+            stack.enter_context(socket.create_connection(address))
+        assert post(server).status == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(IDLE_END_SECONDS_MAX) == 128 + signal.SIGTERM
+
+
 async def test_a_signal_ends_the_server_and_what_its_calls_do(
     server: HttpServer, host: Host
 ) -> None:
@@ -201,5 +213,7 @@ def test_many_conversations_and_silent_connections_do_not_fill_the_server(
             connection = stack.enter_context(socket.create_connection(address))
             if number % 2:
                 connection.sendall(b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        assert len(list(descriptors.iterdir())) < DESCRIPTORS_MAX
         assert post(server).status == 200
         assert host.family.the(Role.SERVER).peak_memory_mib() < SERVER_MEMORY_MIB_MAX

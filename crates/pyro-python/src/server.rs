@@ -120,9 +120,7 @@ impl Server {
                     error.write_unraisable(py, None);
                 }
             });
-            listening.serve().await.map_err(|error| {
-                PyroError::from_error(ErrorKind::Internal, &error).context("cannot serve over HTTP")
-            })?;
+            listening.serve().await;
             Ok(Payload::Nothing)
         }))
     }

@@ -24,7 +24,7 @@ const DIRECTIONS: [(&str, &[&str]); 12] = [
 const PROTOCOL_DEPENDENCIES: [&str; 3] = ["postcard", "serde", "thiserror"];
 
 /// Crates of others that only some of ours may use, with the reason.
-const RESERVED: [(&str, &[&str], &str); 10] = [
+const RESERVED: [(&str, &[&str], &str); 12] = [
     ("clap", &["pyro-cli", "xtask"], ONLY_THE_CLI),
     ("clap_complete", &["pyro-cli"], ONLY_THE_CLI),
     ("indicatif", &["pyro-cli"], ONLY_THE_CLI),
@@ -33,6 +33,8 @@ const RESERVED: [(&str, &[&str], &str); 10] = [
     ("kvm-bindings", &["pyro-qemu"], ONLY_THE_PROBE),
     ("rmcp", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
     ("axum", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
+    ("hyper", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
+    ("hyper-util", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
     ("pyo3", &["pyro-python"], ONLY_ITS_SURFACE),
     (
         "tokio",

@@ -1,8 +1,10 @@
 //! The server over HTTP, for clients that do not start it themselves.
 //!
 //! The SDK speaks the protocol. What is ours is who may speak to it ([`guard`](self::guard)), how many conversations it
-//! keeps ([`sessions`](self::sessions)), and that a call ends when whoever made it has gone.
+//! keeps ([`sessions`](self::sessions)) over how many [`connections`](self::connections), and that a call ends when whoever
+//! made it has gone.
 
+mod connections;
 mod gone;
 mod guard;
 mod kept;
@@ -28,10 +30,6 @@ use crate::server::{MESSAGE_BYTES_MAX, Server};
 
 /// The path of the one endpoint.
 const PATH: &str = "/mcp";
-
-/// For connections to end by themselves when the server is closed. Calls and streams end at once; a connection on which
-/// nothing was ever asked does not end by itself.
-const CONNECTIONS_END_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How often a stream without events shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -85,8 +83,8 @@ impl HttpServer {
         format!("http://{}{PATH}", self.address)
     }
 
-    /// Serves until the server is closed. Fails where no connection can be taken any more.
-    pub async fn serve(self) -> io::Result<()> {
+    /// Serves until the server is closed.
+    pub async fn serve(self) {
         let Self { server, listener, guard, .. } = self;
         let closing = server.closing();
         let sessions = Arc::new(Sessions::new(server.pins()));
@@ -112,16 +110,6 @@ impl HttpServer {
             .layer(from_fn(sessions::confirm_end))
             .layer(from_fn(gone::watch))
             .layer(from_fn_with_state(Arc::new(guard), guard::admit));
-        let closed = closing.clone();
-        let serving = axum::serve(listener, router)
-            .with_graceful_shutdown(async move { closed.cancelled().await });
-        let overdue = async {
-            closing.cancelled().await;
-            tokio::time::sleep(CONNECTIONS_END_DEADLINE).await;
-        };
-        tokio::select! {
-            ended = serving => ended,
-            () = overdue => Ok(()),
-        }
+        connections::serve(listener, router, closing).await;
     }
 }

@@ -19,8 +19,8 @@ use crate::call::Call;
 use crate::pins::Pins;
 
 /// Conversations at once. Clients often end without a word, so some of them are nobody's. Several that begin at the same
-/// moment may go beyond it.
-const SESSIONS_MAX: usize = 128;
+/// moment may go beyond it, by no more than there may be connections.
+pub(super) const SESSIONS_MAX: usize = 128;
 
 /// Where a request says to which conversation it belongs, and the answer to a first one how it is called.
 const HEADER_SESSION: &str = "mcp-session-id";

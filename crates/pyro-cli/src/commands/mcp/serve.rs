@@ -92,9 +92,8 @@ async fn over_http(server: &Server, arguments: &HttpArguments) -> Result<(), Pyr
     if let Some(token) = fresh_token {
         terminal::say(&format!("pyro: bearer token: {token}\n"));
     }
-    listening.serve().await.map_err(|error| {
-        PyroError::from_error(ErrorKind::Internal, &error).context("cannot serve over HTTP")
-    })
+    listening.serve().await;
+    Ok(())
 }
 
 fn no_token(error: &TokenError) -> PyroError {
