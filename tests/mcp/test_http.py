@@ -79,6 +79,32 @@ def test_what_the_operator_allows_is_answered(host: Host) -> None:
         server.close()
 
 
+def test_a_listed_page_can_ask_from_a_browser(host: Host) -> None:
+    page = "https://page.example"
+    server = HttpServer(host, "--allow-origin", page)
+    asked = {
+        "Access_Control_Request_Method": "POST",
+        "Access_Control_Request_Headers": "authorization,content-type,mcp-protocol-version",
+    }
+    try:
+        response = post(server, b"", "OPTIONS", Origin=page, Authorization=None, **asked)
+        assert response.status == 204
+        assert response.getheader("Access-Control-Allow-Origin") == page
+        allowed = (response.getheader("Access-Control-Allow-Headers") or "").split(", ")
+        assert set(asked["Access_Control_Request_Headers"].split(",")) <= set(allowed)
+        for token, status in ((server.token, 200), ("wrong", 401)):
+            response = post(server, Origin=page, Authorization=f"Bearer {token}")
+            assert response.status == status
+            assert response.getheader("Access-Control-Allow-Origin") == page
+        foreign = post(
+            server, b"", "OPTIONS", Origin="https://evil.example", Authorization=None, **asked
+        )
+        assert foreign.status == 403
+        assert foreign.getheader("Access-Control-Allow-Origin") is None
+    finally:
+        server.close()
+
+
 def test_a_body_that_is_far_too_long_is_refused(server: HttpServer, host: Host) -> None:
     response = post(server, b" " * BODY_BYTES_FAR_TOO_MANY)
     assert 400 <= response.status < 500

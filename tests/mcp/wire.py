@@ -105,7 +105,10 @@ class Pipe:
 
 
 def post(
-    server: HttpServer, body: bytes | dict[str, Any] = INITIALIZE, **headers: str | None
+    server: HttpServer,
+    body: bytes | dict[str, Any] = INITIALIZE,
+    method: str = "POST",
+    **headers: str | None,
 ) -> http.client.HTTPResponse:
     """Send one request; a header that is `None` is left out, `_` stands for `-` in its name."""
     sent: dict[str, str | None] = {
@@ -118,7 +121,7 @@ def post(
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=ANSWER_SECONDS_MAX)
     try:
-        connection.putrequest("POST", "/mcp", skip_host=True)
+        connection.putrequest(method, "/mcp", skip_host=True)
         for name, value in sent.items():
             if value is not None:
                 connection.putheader(name, value)

@@ -8,12 +8,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::cors;
 use super::token::BearerToken;
 
 /// What a request must have.
@@ -47,7 +48,12 @@ impl Guard {
         Self { token, origins, hosts }
     }
 
-    fn check(&self, headers: &HeaderMap, authority: Option<&Authority>) -> Result<(), Refusal> {
+    /// Checks that the request is for this host, and which page it comes from, if it is one.
+    fn check_page(
+        &self,
+        headers: &HeaderMap,
+        authority: Option<&Authority>,
+    ) -> Result<Option<HeaderValue>, Refusal> {
         let host = match only(headers, &HOST)? {
             Some(host) => Authority::try_from(host.as_bytes()).map_err(|_| Refusal::Host)?,
             None => authority.cloned().ok_or(Refusal::Host)?,
@@ -55,12 +61,12 @@ impl Guard {
         if !self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host.host())) {
             return Err(Refusal::Host);
         }
-        if let Some(origin) = only(headers, &ORIGIN)? {
-            let known = |known: &String| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
-            if !self.origins.iter().any(known) {
-                return Err(Refusal::Origin);
-            }
-        }
+        let Some(origin) = only(headers, &ORIGIN)? else { return Ok(None) };
+        let known = |known: &String| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
+        if self.origins.iter().any(known) { Ok(Some(origin.clone())) } else { Err(Refusal::Origin) }
+    }
+
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let given = only(headers, &AUTHORIZATION)?.map(HeaderValue::as_bytes).and_then(bearer);
         match given {
             Some(given) if self.token.is(given) => Ok(()),
@@ -88,16 +94,35 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii())
 }
 
-/// Lets a request pass, or refuses it.
+/// Lets a request pass, or refuses it. A browser that asks for a listed page whether it may is told so without a token.
 pub(super) async fn admit(
     State(guard): State<Arc<Guard>>,
     request: Request,
     next: Next,
 ) -> Response {
-    match guard.check(request.headers(), request.uri().authority()) {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
+    let page = match guard.check_page(request.headers(), request.uri().authority()) {
+        Ok(page) => page,
+        Err(refusal) => return leave(refusal),
+    };
+    let mut response = if page.is_some() && cors::is_preflight(&request) {
+        leave(cors::preflight())
+    } else {
+        match guard.check_token(request.headers()) {
+            Ok(()) => next.run(request).await,
+            Err(refusal) => leave(refusal),
+        }
+    };
+    if let Some(origin) = page {
+        cors::let_read(response.headers_mut(), origin);
     }
+    response
+}
+
+/// Answers, and ends the connection: who has shown no token may not keep one.
+fn leave(answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 impl IntoResponse for Refusal {
@@ -136,7 +161,8 @@ mod tests {
         for (name, value) in headers {
             map.append(name, HeaderValue::from_static(value));
         }
-        guard.check(&map, None)
+        guard.check_page(&map, None)?;
+        guard.check_token(&map)
     }
 
     const AUTHORIZED: (HeaderName, &str) = (AUTHORIZATION, "Bearer 0123456789abcdef");

@@ -5,6 +5,7 @@
 //! made it has gone.
 
 mod connections;
+mod cors;
 mod gone;
 mod guard;
 mod kept;

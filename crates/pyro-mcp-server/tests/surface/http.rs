@@ -77,6 +77,18 @@ impl Listening {
         self.exchange("POST", body, headers).await
     }
 
+    /// Asks as a browser does before it lets the page at `origin` ask.
+    async fn preflight(&self, origin: &str, headers: &[(&str, &str)]) -> String {
+        let asked = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization,content-type"),
+            ("authorization", ""),
+            ("content-type", ""),
+        ];
+        self.exchange("OPTIONS", "", &[&asked, headers].concat()).await
+    }
+
     async fn status(&self, headers: &[(&str, &str)]) -> u16 {
         let response = self.post(&initialize().to_string(), headers).await;
         response.split(' ').nth(1).unwrap().parse().unwrap()
@@ -88,6 +100,13 @@ impl Listening {
         let name = response.lines().find_map(|line| line.strip_prefix("mcp-session-id: "));
         name.unwrap_or_else(|| panic!("no name in {response}")).trim().to_owned()
     }
+}
+
+/// A header of a response.
+fn header<'a>(response: &'a str, name: &str) -> Option<&'a str> {
+    let (head, _) = response.split_once("\r\n\r\n")?;
+    let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+    fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
 /// Waits until the file is there, or is not.
@@ -138,6 +157,59 @@ async fn other_pages_and_other_names_are_refused_even_with_the_token() {
     assert_eq!(listening.status(&[("origin", "https://app.example")]).await, 200);
     assert_eq!(listening.status(&[("host", "evil.example")]).await, 403);
     assert_eq!(listening.status(&[("host", "localhost:1")]).await, 200);
+}
+
+#[tokio::test]
+async fn a_listed_page_can_use_the_server_from_a_browser() {
+    let listening = Listening::new().await;
+    let response = listening.preflight("https://app.example", &[]).await;
+    assert!(response.starts_with("HTTP/1.1 204 "), "{response}");
+    assert_eq!(header(&response, "access-control-allow-origin"), Some("https://app.example"));
+    assert_eq!(header(&response, "access-control-allow-methods"), Some("GET, POST, DELETE"));
+    let allowed = header(&response, "access-control-allow-headers").unwrap();
+    for name in ["authorization", "content-type", "mcp-session-id", "mcp-method", "mcp-name"] {
+        assert!(allowed.split(", ").any(|allowed| allowed == name), "{name} in {allowed}");
+    }
+    assert!(header(&response, "access-control-max-age").is_some(), "{response}");
+    assert_eq!(header(&response, "vary"), Some("origin"));
+
+    let page = ("origin", "https://app.example");
+    let answered = listening.post(&initialize().to_string(), &[page]).await;
+    let refused = listening.post("{}", &[page, ("authorization", "")]).await;
+    for (response, status) in [(answered, "200"), (refused, "401")] {
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{response}");
+        assert_eq!(header(&response, "access-control-allow-origin"), Some("https://app.example"));
+        let exposed = header(&response, "access-control-expose-headers");
+        assert_eq!(exposed, Some("mcp-session-id, mcp-protocol-version, www-authenticate"));
+        assert_eq!(header(&response, "vary"), Some("origin"));
+    }
+}
+
+#[tokio::test]
+async fn no_other_page_is_told_that_it_may_ask() {
+    let listening = Listening::new().await;
+    for response in [
+        listening.preflight("https://evil.example", &[]).await,
+        listening.preflight("https://app.example", &[("host", "evil.example")]).await,
+    ] {
+        assert!(response.starts_with("HTTP/1.1 403 "), "{response}");
+        assert_eq!(header(&response, "access-control-allow-origin"), None);
+    }
+    // Without a page it is a request like any other.
+    let response = listening.preflight("", &[]).await;
+    assert!(response.starts_with("HTTP/1.1 401 "), "{response}");
+}
+
+#[tokio::test]
+async fn who_has_shown_no_token_does_not_keep_its_connection() {
+    let listening = Listening::new().await;
+    for headers in [
+        [("connection", ""), ("authorization", "Bearer wrong")],
+        [("connection", ""), ("host", "evil.example")],
+    ] {
+        let response = listening.post("{}", &headers).await;
+        assert_eq!(header(&response, "connection"), Some("close"), "{response}");
+    }
 }
 
 #[tokio::test]
