@@ -105,6 +105,17 @@ def test_a_listed_page_can_ask_from_a_browser(host: Host) -> None:
         server.close()
 
 
+def test_on_all_addresses_any_address_may_be_used_but_no_name(host: Host) -> None:
+    server = HttpServer(host, "--host", "0.0.0.0")
+    try:
+        assert post(server, Host=f"192.0.2.7:{server.port}").status == 200
+        assert post(server, Host=f"[2001:db8::7]:{server.port}").status == 200
+        assert post(server, Host=f"evil.example:{server.port}").status == 403
+        assert server.url.startswith("http://127.0.0.1:")
+    finally:
+        server.close()
+
+
 def test_a_body_that_is_far_too_long_is_refused(server: HttpServer, host: Host) -> None:
     response = post(server, b" " * BODY_BYTES_FAR_TOO_MANY)
     assert 400 <= response.status < 500

@@ -4,7 +4,7 @@
 //! the header `Host` betrays, or any other, which `Origin` betrays. Both are refused before anything else is looked at.
 //! Then whoever has no token is.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -23,6 +23,16 @@ pub(super) struct Guard {
     token: BearerToken,
     origins: Vec<String>,
     hosts: Vec<String>,
+    literals: Literals,
+}
+
+/// Which addresses clients may call this host by, beside the one it listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Literals {
+    None,
+    /// Where it listens on all that it has, now or later. This opens nothing to DNS rebinding, which makes a name lead here:
+    /// browsers send that name as `Host`. A page that has an address in place of a name came from that very address.
+    Any,
 }
 
 /// Why a request is refused.
@@ -45,7 +55,8 @@ impl Guard {
             IpAddr::V4(address) => address.to_string(),
             IpAddr::V6(address) => format!("[{address}]"),
         });
-        Self { token, origins, hosts }
+        let literals = if address.is_unspecified() { Literals::Any } else { Literals::None };
+        Self { token, origins, hosts, literals }
     }
 
     /// Checks that the request is for this host, and which page it comes from, if it is one.
@@ -58,12 +69,17 @@ impl Guard {
             Some(host) => Authority::try_from(host.as_bytes()).map_err(|_| Refusal::Host)?,
             None => authority.cloned().ok_or(Refusal::Host)?,
         };
-        if !self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host.host())) {
+        if !self.is_called(host.host()) {
             return Err(Refusal::Host);
         }
         let Some(origin) = only(headers, &ORIGIN)? else { return Ok(None) };
         let known = |known: &String| known.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
         if self.origins.iter().any(known) { Ok(Some(origin.clone())) } else { Err(Refusal::Origin) }
+    }
+
+    fn is_called(&self, host: &str) -> bool {
+        let is_known = |known: &String| known.eq_ignore_ascii_case(host);
+        (self.literals == Literals::Any && is_literal(host)) || self.hosts.iter().any(is_known)
     }
 
     fn check_token(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -72,6 +88,14 @@ impl Guard {
             Some(given) if self.token.is(given) => Ok(()),
             Some(_) | None => Err(Refusal::Token),
         }
+    }
+}
+
+/// Whether a host is an address, as in a URL.
+fn is_literal(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => host.parse::<Ipv4Addr>().is_ok(),
     }
 }
 
@@ -151,8 +175,12 @@ mod tests {
     const TOKEN: &str = "0123456789abcdef";
 
     fn check(headers: &[(HeaderName, &'static str)]) -> Result<(), Refusal> {
+        check_on("127.0.0.1", headers)
+    }
+
+    fn check_on(address: &str, headers: &[(HeaderName, &'static str)]) -> Result<(), Refusal> {
         let guard = Guard::new(
-            "127.0.0.1".parse().unwrap(),
+            address.parse().unwrap(),
             BearerToken::new(TOKEN).unwrap(),
             vec!["https://app.example:8443".to_owned()],
             vec!["box.example".to_owned()],
@@ -186,6 +214,19 @@ mod tests {
         assert_eq!(check(&[AUTHORIZED]), Err(Refusal::Host));
         let twice = [(HOST, "localhost"), (HOST, "evil.example"), AUTHORIZED];
         assert_eq!(check(&twice), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn on_all_addresses_any_address_is_known_but_no_other_name() {
+        for address in ["0.0.0.0", "::"] {
+            let on = |host| check_on(address, &[(HOST, host), AUTHORIZED]);
+            for host in ["192.0.2.7:8765", "[2001:db8::7]", "[::1]:1", "localhost", "box.example"] {
+                assert_eq!(on(host), Ok(()), "{host}");
+            }
+            for host in ["evil.example", "192.0.2.7.evil.example", "1", "0x7f.1", "::1", "[x]"] {
+                assert_eq!(on(host), Err(Refusal::Host), "{host}");
+            }
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod sessions;
 mod token;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,9 +79,19 @@ impl HttpServer {
         Ok(Self { server, listener, address, guard })
     }
 
-    /// Where clients reach it.
+    /// Where clients on this host reach it.
     pub fn url(&self) -> String {
-        format!("http://{}{PATH}", self.address)
+        let reachable = match self.address.ip() {
+            IpAddr::V4(address) if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(address) if address.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            address => address,
+        };
+        format!("http://{}{PATH}", SocketAddr::new(reachable, self.address.port()))
+    }
+
+    /// Whether every address of this host leads to it.
+    pub fn is_on_all_addresses(&self) -> bool {
+        self.address.ip().is_unspecified()
     }
 
     /// Serves until the server is closed.

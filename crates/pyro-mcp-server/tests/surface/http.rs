@@ -27,9 +27,13 @@ struct Listening {
 
 impl Listening {
     async fn new() -> Self {
+        Self::on("127.0.0.1:0").await
+    }
+
+    async fn on(address: &str) -> Self {
         let (server, directory) = server(host_pins(), Profile::Full);
         let settings = HttpSettings {
-            address: "127.0.0.1:0".parse().unwrap(),
+            address: address.parse().unwrap(),
             token: BearerToken::new(TOKEN).unwrap(),
             allowed_origins: vec!["https://app.example".to_owned()],
             allowed_hosts: Vec::new(),
@@ -209,6 +213,18 @@ async fn who_has_shown_no_token_does_not_keep_its_connection() {
     ] {
         let response = listening.post("{}", &headers).await;
         assert_eq!(header(&response, "connection"), Some("close"), "{response}");
+    }
+}
+
+#[tokio::test]
+async fn on_all_addresses_clients_may_use_any_of_them_but_no_name() {
+    let listening = Listening::on("0.0.0.0:0").await;
+    assert_eq!(listening.address.ip().to_string(), "127.0.0.1", "one that clients can use");
+    for host in ["192.0.2.7:8765", "[2001:db8::7]:8765", "127.0.0.1", "localhost"] {
+        assert_eq!(listening.status(&[("host", host)]).await, 200, "{host}");
+    }
+    for host in ["evil.example", "192.0.2.7.evil.example", "2130706433"] {
+        assert_eq!(listening.status(&[("host", host)]).await, 403, "{host}");
     }
 }
 

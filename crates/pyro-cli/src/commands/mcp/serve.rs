@@ -89,6 +89,9 @@ async fn over_http(server: &Server, arguments: &HttpArguments) -> Result<(), Pyr
             .hint("choose another address or port: `--host`, `--port` (0 for any that is free)")
     })?;
     terminal::say(&format!("pyro: listening on {}\n", listening.url()));
+    if listening.is_on_all_addresses() {
+        terminal::say("pyro: every address of this host leads to it, without encryption\n");
+    }
     if let Some(token) = fresh_token {
         terminal::say(&format!("pyro: bearer token: {token}\n"));
     }
