@@ -46,6 +46,12 @@ pub(crate) fn test(steps: &mut Steps, options: &[String]) {
     steps.command("Python: tests", &mut tests).ok();
 }
 
+/// The interpreter of an environment with the package, built and installed now.
+pub(crate) fn interpreter() -> Result<Command, String> {
+    prerequisites::for_python()?;
+    Ok(install()?.command("python"))
+}
+
 /// Makes what is published: a wheel and a source distribution, in `dist` of the target directory.
 pub(crate) fn distribute() -> Result<(), String> {
     let mut steps = Steps::default();

@@ -4,6 +4,7 @@ mod boot;
 mod environments;
 mod host;
 mod mcp;
+mod python;
 mod runs;
 mod statistics;
 
@@ -40,6 +41,14 @@ enum Part {
     Mcp {
         /// Runs of each
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Time commands in a live VM through Python beside the same through the core
+    Python {
+        /// Commands of each
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
         runs: u32,
         #[command(flatten)]
         output: Output,
@@ -92,6 +101,10 @@ pub(crate) fn bench(bench: &Bench) -> Result<(), String> {
         }
         Part::Mcp { runs, output } => {
             let (table, samples) = mcp::measure(&pyro, *runs)?;
+            (table, samples, output)
+        }
+        Part::Python { runs, output } => {
+            let (table, samples) = python::measure(&pyro, *runs)?;
             (table, samples, output)
         }
         Part::Environments { output } => {
@@ -160,7 +173,8 @@ impl Pyro {
         let mut build = workspace::cargo();
         build.args(["build", "--locked", "--package=pyro-cli", "--package=pyro-core"]);
         build.args(["--package=pyro-mcp-server", "--bin=pyro"]).args(options);
-        build.args(["--example=exec_in_a_live_vm", "--example=vm_run_overhead"]);
+        build.args(["--example=exec_in_a_live_vm", "--example=exec_on_request"]);
+        build.arg("--example=vm_run_overhead");
         crate::steps::run(&mut build)?;
         let target = workspace::target()?;
         Ok(Self { executable: target.join(directory).join("pyro"), target })
