@@ -46,7 +46,7 @@ CONTRACT: dict[str, dict[str, object]] = {
     "vm_exec": VM | COMMAND,
     "vm_logs": VM
     | {
-        "run_id": REQUIRED,
+        "run_id": NOTHING,
         "stream": "stdout",
         "offset": NOTHING,
         "bytes_max": OUTPUT_BYTES_MAX,
