@@ -11,8 +11,8 @@
 //!     (closes the socket) ─────────────► VM destroyed, supervisor gone
 //! ```
 //!
-//! A VM with a life of its own answers its launch with `Done` or `Failed`. Once its creator has said `Keep`
-//! it goes on without it. Each further client asks for one thing after the other:
+//! A VM with a life of its own answers its launch with `Done` or `Failed`. Once its creator has said `Keep`,
+//! and `Known` to the answer, it goes on without it. Each further client asks for one thing after the other:
 //!
 //! ```text
 //!     StartVm | StopVm | DeleteVm ─────►
@@ -63,6 +63,9 @@ pub enum ToSupervisor {
         run: RunId,
         size: TerminalSize,
     },
+    /// The creator has heard that its VM stays, and knows its name. One that leaves without this takes the VM
+    /// with it.
+    Known,
 }
 
 /// From a supervisor to a client.

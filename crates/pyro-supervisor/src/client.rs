@@ -171,6 +171,12 @@ impl Line {
         }
     }
 
+    /// Says something that has no answer.
+    pub(crate) async fn say(&mut self, message: &ToSupervisor) -> Result<(), ClientError> {
+        self.link.send_message(message).map_err(no_conversation)?;
+        self.link.flush().await.map_err(no_conversation)
+    }
+
     pub(crate) fn run(
         &mut self,
         command: Command,

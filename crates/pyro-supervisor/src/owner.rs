@@ -168,26 +168,11 @@ impl Owner {
         }
     }
 
-    /// Waits until the creator has heard that the VM is there: one that is killed before, or interrupted,
-    /// cannot tell anybody its name.
+    /// Waits until the creator has heard that the VM is there, and then that others find it: one that is killed
+    /// before, or gives up, cannot tell anybody its name.
     async fn be_kept(&mut self) -> Option<End> {
-        loop {
-            let said = tokio::select! {
-                (_, said) = self.clients.next() => said,
-                () = tokio::time::sleep_until(self.expires_at.into()) => {
-                    return Some(End::TimeToLiveOver);
-                }
-            };
-            match said {
-                Said::Frame(frame) => {
-                    let message = decode_message(&frame.payload);
-                    if frame.kind == FrameKind::Message && matches!(message, Ok(ToSupervisor::Keep))
-                    {
-                        break;
-                    }
-                }
-                Said::Left => return Some(End::CreatorGone),
-            }
+        if let Some(end) = self.hear_from_creator(&ToSupervisor::Keep).await {
+            return Some(end);
         }
         // Without a record nobody could find it.
         if let Some(house) = &mut self.house
@@ -196,7 +181,30 @@ impl Owner {
             return Some(End::CreatorGone);
         }
         self.clients.tell(self.creator, &FromSupervisor::Done);
-        None
+        self.hear_from_creator(&ToSupervisor::Known).await
+    }
+
+    /// Waits for the creator to say `message`; nobody else is let in yet.
+    async fn hear_from_creator(&mut self, message: &ToSupervisor) -> Option<End> {
+        loop {
+            let said = tokio::select! {
+                (_, said) = self.clients.next() => said,
+                () = tokio::time::sleep_until(self.expires_at.into()) => {
+                    return Some(End::TimeToLiveOver);
+                }
+            };
+            match said {
+                Said::Left => return Some(End::CreatorGone),
+                Said::Frame(frame) if frame.kind == FrameKind::Message => {
+                    if decode_message(&frame.payload)
+                        .is_ok_and(|said: ToSupervisor| said == *message)
+                    {
+                        return None;
+                    }
+                }
+                Said::Frame(_) => {}
+            }
+        }
     }
 
     async fn next_event(&mut self) -> Event {

@@ -36,6 +36,8 @@ pub async fn create(
     let line = supervisor.line();
     done(&line.ask(&ToSupervisor::Launch(Box::new(spec)), progress).await?)?;
     done(&line.ask(&ToSupervisor::Keep, |_| {}).await?)?;
+    // Until this is said, whoever gives up takes the VM along; and after it there is nothing to wait for.
+    line.say(&ToSupervisor::Known).await?;
     supervisor.release();
     Ok(())
 }

@@ -183,6 +183,7 @@ impl Conversation {
         match message {
             ToSupervisor::Launch(_)
             | ToSupervisor::Keep
+            | ToSupervisor::Known
             | ToSupervisor::StartVm
             | ToSupervisor::StopVm
             | ToSupervisor::DeleteVm => Err(ClientFault::OutOfTurn),
