@@ -204,10 +204,7 @@ class AsyncPyro:
             "network": network,
             "allow_host_compat": allow_host_compat,
         }
-        return await result(
-            self._engine.create_vm(vm, dict(metadata or {})),
-            lambda made: result(self._engine.delete_vm(made["vm_id"])),
-        )
+        return await result(self._engine.create_vm(vm, dict(metadata or {})))
 
     async def start_vm(self, vm_id: str) -> VMInfo:
         """Starts a VM that was created, or stopped. See `Pyro.start_vm`."""

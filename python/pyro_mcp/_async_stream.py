@@ -68,4 +68,4 @@ class AsyncStream(Generic[OutcomeT]):
 
     async def close(self) -> None:
         """Ends the command if it still runs, and waits until nothing of it is left."""
-        await _await.result(self._native.close())
+        await _await.finish(self._native.close())

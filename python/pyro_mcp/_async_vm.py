@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, overload
 
 from pyro_mcp import _options
 from pyro_mcp._async_stream import AsyncStream, OnOutput
-from pyro_mcp._await import result
-from pyro_mcp._errors import CommandFailedError, PyroError, UnknownVMError, VMExpiredError
+from pyro_mcp._await import finish, result
+from pyro_mcp._errors import CommandFailedError, UnknownVMError, VMExpiredError
 from pyro_mcp._options import Input
 from pyro_mcp._payloads import (
     Cleanup,
@@ -49,15 +49,14 @@ class AsyncVM:
             return self
         if self._vm_id is not None:
             raise RuntimeError("this VM is in use by another `async with` block")
-        created = await result(
-            self._engine.create_vm(self._vm_options, self._metadata),
-            lambda made: result(self._engine.delete_vm(made["vm_id"])),
-        )
-        self._vm_id = created["vm_id"]
+        creation = self._engine.create_vm(self._vm_options, self._metadata)
         try:
+            self._vm_id = (await result(creation))["vm_id"]
             await self.start()
         except BaseException:
-            await self._give_up()
+            # Its machine as well, if it was started.
+            self._vm_id = None
+            await finish(creation.undo())
             raise
         return self
 
@@ -70,18 +69,9 @@ class AsyncVM:
         if self._vm_options is None:
             return
         try:
-            await self.delete()
+            await finish(self._engine.delete_vm(self.vm_id))
         except (UnknownVMError, VMExpiredError):
             # Somebody else deleted it, or its time was over: it is gone, as it should be.
-            pass
-        finally:
-            self._vm_id = None
-
-    async def _give_up(self) -> None:
-        try:
-            await self.delete()
-        except PyroError:
-            # Why it did not start matters more. Its time to live ends it at last.
             pass
         finally:
             self._vm_id = None

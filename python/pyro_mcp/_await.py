@@ -1,8 +1,7 @@
-"""Waiting for native calls in an event loop."""
+"""Waiting for native calls: in an event loop, and in a thread."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,13 +10,49 @@ if TYPE_CHECKING:
     from pyro_mcp import _native
 
 
-async def result(call: _native.Call, undo: Callable[[Any], Awaitable[object]] | None = None) -> Any:
+def wait(call: _native.Call) -> Any:
+    """What a call gives, waited for in this thread.
+
+    Where a signal's handler raises, nothing is left of the call: not even what it gave, if it was done.
+    """
+    try:
+        return call.wait()
+    except BaseException:
+        call.undo().finish()
+        raise
+
+
+async def result(call: _native.Call) -> Any:
     """What a call gives.
 
     When the task is cancelled the call is given up, and nothing is left of it when `CancelledError` comes out
-    of here. If it was done at that very moment, `undo` is given what nobody will see.
+    of here: not even what it gave, if it was done at that very moment.
     """
     # Here, because programs that only wait need none of it, and it takes longer to import than all of pyro.
+    import asyncio
+
+    over = _begin(call)
+    try:
+        await asyncio.wait([over])
+    except asyncio.CancelledError:
+        call.cancel()
+        # Whoever cancels once more does not want less of that.
+        await _whatever_comes(over)
+        await _whatever_comes(_begin(call.undo()))
+        raise
+    return _given(over)
+
+
+async def finish(call: _native.Call) -> Any:
+    """What a call gives that must not be given up. A task that is cancelled meanwhile is so afterwards."""
+    over = _begin(call)
+    cancelled = await _whatever_comes(over)
+    if cancelled is not None:
+        raise cancelled
+    return _given(over)
+
+
+def _begin(call: _native.Call) -> asyncio.Future[tuple[Any, BaseException | None]]:
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -37,14 +72,24 @@ async def result(call: _native.Call, undo: Callable[[Any], Awaitable[object]] | 
                     raise
 
     call.begin(done)
-    try:
-        value, error = await asyncio.shield(over)
-    except asyncio.CancelledError:
-        call.cancel()
-        value, error = await asyncio.shield(over)
-        if error is None and value is not None and undo is not None:
-            await undo(value)
-        raise
+    return over
+
+
+async def _whatever_comes(over: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Waits, however often the task is cancelled. Gives the first of what came of that."""
+    import asyncio
+
+    first: asyncio.CancelledError | None = None
+    while not over.done():
+        try:
+            await asyncio.wait([over])
+        except asyncio.CancelledError as error:
+            first = first or error
+    return first
+
+
+def _given(over: asyncio.Future[tuple[Any, BaseException | None]]) -> Any:
+    value, error = over.result()
     if error is not None:
         raise error
     return value

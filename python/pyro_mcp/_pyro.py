@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, overload
 
-from pyro_mcp import _executable, _native, _options
+from pyro_mcp import _await, _executable, _native, _options
 from pyro_mcp._options import Input, OnOutput
 from pyro_mcp._payloads import (
     Cleanup,
@@ -311,7 +311,7 @@ class Pyro:
             "network": network,
             "allow_host_compat": allow_host_compat,
         }
-        return self._engine.create_vm(vm, dict(metadata or {})).wait()
+        return _await.wait(self._engine.create_vm(vm, dict(metadata or {})))
 
     def start_vm(self, vm_id: str) -> VMInfo:
         """Starts a VM that was created, or stopped.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from pyro_mcp import _await
 from pyro_mcp._payloads import ExecOutcome, Output, RunOutcome
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ class Stream(Generic[OutcomeT]):
     """A command that runs while its output is read.
 
     Iterating gives `Output(stream, data)` as it is written: `stream` is `"stdout"` or `"stderr"`, `data` are
-    bytes. A command whose output is not read waits at its next write. `outcome()` says what became of it.
+    bytes. A command whose output is not read waits at its next write. It ends with the command; where that
+    could not run, or was ended by `close`, iterating raises the `PyroError` that `outcome()` raises. Any exit
+    code is an outcome, not an error.
 
     It begins when this is made. At the end of a `with` block, or when nobody has this any more, it is over:
     a command that still runs is ended.
@@ -43,7 +46,7 @@ class Stream(Generic[OutcomeT]):
         return self
 
     def __next__(self) -> Output:
-        piece = self._native.next().wait()
+        piece = _await.wait(self._native.next())
         if piece is None:
             raise StopIteration
         return Output(*piece)

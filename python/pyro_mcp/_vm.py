@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
 from pyro_mcp import _options
-from pyro_mcp._errors import CommandFailedError, PyroError, UnknownVMError, VMExpiredError
+from pyro_mcp._errors import CommandFailedError, UnknownVMError, VMExpiredError
 from pyro_mcp._options import Input, OnOutput
 from pyro_mcp._payloads import (
     Cleanup,
@@ -52,11 +52,14 @@ class VM:
             return self
         if self._vm_id is not None:
             raise RuntimeError("this VM is in use by another `with` block")
-        self._vm_id = self._engine.create_vm(self._vm_options, self._metadata).wait()["vm_id"]
+        creation = self._engine.create_vm(self._vm_options, self._metadata)
         try:
+            self._vm_id = creation.wait()["vm_id"]
             self.start()
         except BaseException:
-            self._give_up()
+            # Its machine as well, if it was started.
+            self._vm_id = None
+            creation.undo().finish()
             raise
         return self
 
@@ -69,18 +72,9 @@ class VM:
         if self._vm_options is None:
             return
         try:
-            self.delete()
+            self._engine.delete_vm(self.vm_id).finish()
         except (UnknownVMError, VMExpiredError):
             # Somebody else deleted it, or its time was over: it is gone, as it should be.
-            pass
-        finally:
-            self._vm_id = None
-
-    def _give_up(self) -> None:
-        try:
-            self.delete()
-        except PyroError:
-            # Why it did not start matters more. Its time to live ends it at last.
             pass
         finally:
             self._vm_id = None

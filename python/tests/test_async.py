@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import host
 import pytest
-from pyro_mcp import AsyncPyro, AsyncVM, CommandFailedError, InvalidInputError, Pyro, UnknownVMError
+from pyro_mcp import AsyncPyro, AsyncVM, CommandFailedError, InvalidInputError, Pyro, UnknownVMError, VMInfo
 
 T = TypeVar("T")
 
@@ -152,6 +152,85 @@ def test_a_cancelled_task_ends_its_command(pyro: Pyro):
                 await task
             await until_sleeping(vm, 0)
             assert (await vm.exec("echo usable"))["stdout"] == "usable\n"
+
+    run(main())
+
+
+def test_waits_for_output_that_are_cancelled_lose_none(pyro: Pyro):
+    async def main() -> None:
+        async with AsyncPyro().vm(host.ENVIRONMENT) as vm:
+            command = "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done"
+            got, cancelled = b"", 0
+            async with vm.stream(command, timeout_seconds=100) as stream:
+                while True:
+                    # Most are cancelled, at every moment there is.
+                    wait = asyncio.ensure_future(stream.__anext__())
+                    await asyncio.sleep(cancelled % 20 / 20_000)
+                    wait.cancel()
+                    try:
+                        got += (await wait).data
+                    except asyncio.CancelledError:
+                        cancelled += 1
+                    except StopAsyncIteration:
+                        break
+                outcome = await stream.outcome()
+            assert cancelled > 20
+            assert len(got) == outcome["stdout_bytes"]
+            assert got == b"".join(b"%d\n" % number for number in range(3000)), "in order"
+
+    run(main())
+
+
+def test_a_stream_whose_command_could_not_end_says_so(pyro: Pyro):
+    async def main() -> None:
+        asynchronous = AsyncPyro()
+        with pytest.raises(UnknownVMError):
+            async for _ in asynchronous.stream_vm("0123456789ab", command="echo hi"):
+                pass
+
+    run(main())
+
+
+def test_a_vm_is_deleted_however_often_its_task_is_cancelled(pyro: Pyro):
+    async def main() -> None:
+        asynchronous = AsyncPyro()
+        for delay in (0, 0.001, 0.01, 0.05):
+            leaving = asyncio.Event()
+
+            async def use(leaving: asyncio.Event = leaving) -> None:
+                async with asynchronous.vm(host.ENVIRONMENT):
+                    leaving.set()
+
+            task = asyncio.create_task(use())
+            await leaving.wait()
+            while not task.done():
+                task.cancel()
+                await asyncio.sleep(delay)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asynchronous.list_vms() == []
+
+    run(main())
+
+
+def test_a_creation_is_undone_however_often_its_task_is_cancelled(pyro: Pyro):
+    async def main() -> None:
+        asynchronous = AsyncPyro()
+        for delay in (0.005, 0.01, 0.02, 0.04, 0.1, 0.2):
+            for work in (asynchronous.create_vm(environment=host.ENVIRONMENT), enter()):
+                task = asyncio.ensure_future(work)
+                await asyncio.sleep(delay)
+                while not task.done():
+                    task.cancel()
+                    await asyncio.sleep(0)
+                if not task.cancelled():
+                    await asynchronous.delete_vm(task.result()["vm_id"])
+                assert await asynchronous.list_vms() == []
+
+    async def enter() -> VMInfo:
+        async with AsyncPyro().vm(host.ENVIRONMENT):
+            await asyncio.sleep(1000)
+        raise AssertionError
 
     run(main())
 

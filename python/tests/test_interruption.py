@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import host
 import pytest
@@ -103,6 +104,109 @@ def test_a_handler_that_does_not_raise_lets_the_call_go_on(pyro: Pyro):
         signal.signal(signal.SIGALRM, before)
     assert outcome["stdout"] == "done\n"
     assert seen == [signal.SIGALRM]
+
+
+@contextmanager
+def alarms(handler: Callable[..., object], delay: float, interval: float = 0) -> Iterator[None]:
+    """Has `handler` called in this thread after `delay` seconds, or every `interval`."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, delay, interval)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_handler_may_use_what_it_interrupts(pyro: Pyro):
+    seen: list[str] = []
+
+    def handler(number: int, frame: object) -> None:
+        assert pyro.list_vms() == []
+        seen.append(pyro.run_in_vm(environment=host.ENVIRONMENT, command="echo inner")["stdout"])
+
+    with alarms(handler, 0.3):
+        outcome = pyro.run_in_vm(environment=host.ENVIRONMENT, command="sleep 2; echo outer")
+    assert outcome["stdout"] == "outer\n"
+    assert seen == ["inner\n"]
+
+
+def test_a_thread_of_the_runtime_cannot_wait_for_itself(pyro: Pyro):
+    seen: list[BaseException | None] = []
+
+    def done(value: object, error: object) -> None:
+        try:
+            pyro.list_vms()
+        except BaseException as error:
+            seen.append(error)
+        else:
+            seen.append(None)
+
+    call = pyro.engine.list_vms()
+    call.begin(done)
+    assert host.settled(lambda: bool(seen))
+    assert isinstance(seen[0], RuntimeError)
+    assert "use another thread" in str(seen[0])
+
+
+@pytest.mark.parametrize("milliseconds", [1, 2, 4, 6, 8, 10, 13, 16, 20, 25, 30, 40, 60, 100, 200, 300, 400])
+def test_an_interrupted_creation_leaves_no_vm(pyro: Pyro, milliseconds: int):
+    def create() -> None:
+        made = pyro.create_vm(environment=host.ENVIRONMENT)
+        try:
+            time.sleep(30)
+        finally:
+            pyro.delete_vm(made["vm_id"])
+
+    def enter() -> None:
+        with pyro.vm(host.ENVIRONMENT):
+            time.sleep(30)
+
+    for work in (create, enter):
+        with pytest.raises(KeyboardInterrupt), alarms(signal.default_int_handler, milliseconds / 1000):
+            work()
+        assert pyro.list_vms() == []
+
+
+@pytest.mark.parametrize("milliseconds", [1, 5, 20, 50])
+def test_an_interrupted_deletion_leaves_no_vm(pyro: Pyro, milliseconds: int):
+    def leave() -> None:
+        with pyro.vm(host.ENVIRONMENT):
+            signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+        time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt), alarms(signal.default_int_handler, 0):
+        leave()
+    assert pyro.list_vms() == []
+
+
+def test_waits_for_output_that_are_interrupted_lose_none(pyro: Pyro):
+    interrupted = 0
+
+    class InterruptionError(Exception):
+        pass
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        # Elsewhere the output is this test's already.
+        if frame is not None and frame.f_code.co_name == "wait":
+            raise InterruptionError
+
+    got = b""
+    command = "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done"
+    options = {"environment": host.ENVIRONMENT, "command": command, "timeout_seconds": 100}
+    with pyro.stream_in_vm(**options) as stream:
+        with alarms(handler, 0.002, 0.002):
+            while True:
+                try:
+                    got += next(stream).data
+                except InterruptionError:
+                    interrupted += 1
+                except StopIteration:
+                    break
+        outcome = stream.outcome()
+    assert interrupted > 5
+    assert len(got) == outcome["stdout_bytes"]
+    assert got == b"".join(b"%d\n" % number for number in range(3000)), "in order"
 
 
 def test_an_interpreter_can_end_right_after_its_last_call(pyro: Pyro, python):

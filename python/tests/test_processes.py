@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import host
+import pytest
 from pyro_mcp import AsyncPyro, Pyro
 
 
@@ -62,6 +64,35 @@ def test_a_forked_child_can_use_what_its_parent_used(pyro: Pyro):
         assert b"".join(piece.data for piece in stream) == b"end\n"
         assert stream.outcome()["exit_code"] == 0
     assert stdout(pyro, 2) == "2\n"
+
+
+def test_a_forked_child_is_told_what_is_its_parents(pyro: Pyro):
+    stream = pyro.stream_in_vm(environment=host.ENVIRONMENT, command="echo parent; read line; echo end")
+    call, begun = pyro.engine.list_vms(), pyro.engine.list_vms()
+    begun.begin(lambda value, error: None)
+    theirs = "belongs to the process that started it"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        # Nothing of it may wait for ever.
+        signal.alarm(host.DEADLINE_SECONDS)
+        works = 1
+        try:
+            for use in (lambda: next(stream), stream.outcome, call.wait, lambda: call.begin(print)):
+                with pytest.raises(RuntimeError, match=theirs):
+                    use()
+            stream.close()
+            begun.cancel()
+            del stream, call, begun
+            works = 0
+        finally:
+            os._exit(works)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    with stream:
+        assert b"".join(piece.data for piece in stream) == b"parent\nend\n"
+    assert call.wait() == []
 
 
 def test_a_pool_of_spawned_processes_can_be_given_one(pyro: Pyro):

@@ -14,6 +14,7 @@ from pyro_mcp import (
     DeadlineReachedError,
     InvalidInputError,
     Pyro,
+    PyroError,
     UnknownVMError,
     WrongVMStateError,
 )
@@ -163,6 +164,22 @@ def test_a_command_whose_output_nobody_reads_waits(vm: VM):
         time.sleep(0.5)
         assert vm.exec("cat /tmp/done")["exit_code"] != 0
         assert next(stream).stream == "stdout"
+
+
+def test_iterating_raises_what_kept_a_command_from_ending(pyro: Pyro, vm: VM):
+    with pytest.raises(UnknownVMError):
+        list(pyro.stream_vm("0123456789ab", command="echo hi"))
+    assert [piece.data for piece in vm.stream("echo out; exit 3")] == [b"out\n"], "an exit code is data"
+    with vm.stream("echo begin; sleep 1000", timeout_seconds=900) as stream:
+        assert next(stream).data == b"begin\n"
+        stream.close()
+        with pytest.raises(CallInterruptedError, match="ended before its outcome"):
+            next(stream)
+    with vm.stream("echo begin; sleep 1000", timeout_seconds=900) as stream:
+        assert next(stream).data == b"begin\n"
+        assert host.cli("vm", "delete", vm.vm_id).returncode == 0
+        with pytest.raises(PyroError):
+            list(stream)
 
 
 def test_a_stream_reports_what_kept_its_command_from_running(pyro: Pyro, vm: VM):

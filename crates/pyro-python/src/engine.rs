@@ -166,7 +166,19 @@ impl Engine {
 
     fn create_vm(&self, vm: VmArguments, metadata: BTreeMap<String, String>) -> PyResult<Call> {
         let request = checked(arguments::create(vm, metadata))?;
-        Ok(self.call(move |pyro: Pyro| async move { pyro.create_vm(request, &|_| {}).await }))
+        let pyro = self.pyro();
+        let (worker, owner) = (pyro.clone(), pyro.clone());
+        let work = async move { Payload::of(&worker.create_vm(request, &|_| {}).await?) };
+        Ok(Call::with_undo(pyro, work, move |given| {
+            let id = created(given);
+            async move {
+                if let Some(id) = id {
+                    // Where that fails the VM's time to live ends it.
+                    owner.delete_vm(&id).await.ok();
+                    owner.settle().await;
+                }
+            }
+        }))
     }
 
     fn start_vm(&self, vm_id: &str) -> PyResult<Call> {
@@ -294,6 +306,13 @@ impl Engine {
     fn doctor(&self) -> Call {
         self.call(|pyro: Pyro| async move { Ok(pyro.doctor().await) })
     }
+}
+
+/// The VM that a creation gave.
+fn created(given: &Payload) -> Option<VmId> {
+    let Payload::Json(text) = given else { return None };
+    let info: serde_json::Value = serde_json::from_str(text).ok()?;
+    VmId::new(info["vm_id"].as_str()?).ok()
 }
 
 fn checked<T>(value: Result<T, PyroError>) -> PyResult<T> {

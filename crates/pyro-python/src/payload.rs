@@ -1,5 +1,7 @@
 //! What calls give, on its way to Python: the JSON of the command line, bytes, or nothing.
 
+use std::sync::Arc;
+
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyro_core::{ErrorKind, OutputStream, PyroError};
@@ -12,7 +14,7 @@ pub(crate) enum Payload {
     Json(String),
     Bytes(Vec<u8>),
     /// A piece of what a command wrote.
-    Output(OutputStream, Vec<u8>),
+    Output(OutputStream, Arc<[u8]>),
     Nothing,
 }
 

@@ -24,6 +24,14 @@ pub(crate) struct PerProcess<T> {
     state: Mutex<Option<(Pid, T)>>,
 }
 
+/// A value that is of no use in a forked child, and is left alone there: dropping it would wake tasks of the parent.
+#[derive(Debug)]
+pub(crate) struct Owned<T> {
+    owner: Pid,
+    /// Always there until it is dropped.
+    value: Option<T>,
+}
+
 /// This process's runtime.
 pub(crate) fn runtime() -> Result<&'static Runtime, PyroError> {
     let mut state = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,6 +83,25 @@ impl<T> Drop for PerProcess<T> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if state.as_ref().is_some_and(|(owner, _)| *owner != getpid()) {
             std::mem::forget(state.take());
+        }
+    }
+}
+
+impl<T> Owned<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { owner: getpid(), value: Some(value) }
+    }
+
+    /// The value, in the process that made it.
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.value.as_ref().filter(|_| self.owner == getpid())
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        if self.owner != getpid() {
+            std::mem::forget(self.value.take());
         }
     }
 }
