@@ -38,6 +38,7 @@ from pyro_mcp._errors import (
 from pyro_mcp._native import __version__
 from pyro_mcp._payloads import (
     Cleanup,
+    DoctorReport,
     Environment,
     ExecOutcome,
     NetworkInfo,
@@ -65,6 +66,7 @@ __all__ = [
     "Cleanup",
     "CommandFailedError",
     "DeadlineReachedError",
+    "DoctorReport",
     "Environment",
     "EnvironmentUnavailableError",
     "ExecOutcome",

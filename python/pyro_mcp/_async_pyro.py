@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, overload
 
 from pyro_mcp import _options
 from pyro_mcp._async_stream import AsyncStream, OnOutput
 from pyro_mcp._async_vm import AsyncVM
 from pyro_mcp._await import result
-from pyro_mcp._options import Input
+from pyro_mcp._options import Content, GuestPath, Input
 from pyro_mcp._payloads import (
     Cleanup,
+    DoctorReport,
     Environment,
     ExecOutcome,
     NetworkInfo,
@@ -56,12 +58,12 @@ class AsyncPyro:
         AsyncPyro.__init__(self, **state)
 
     @property
-    def cache_dir(self) -> os.PathLike[str]:
+    def cache_dir(self) -> Path:
         """Where environments are kept."""
         return self._pyro.cache_dir
 
     @property
-    def base_dir(self) -> os.PathLike[str]:
+    def base_dir(self) -> Path:
         """Where VMs are."""
         return self._pyro.base_dir
 
@@ -102,7 +104,7 @@ class AsyncPyro:
         network: bool = False,
         allow_host_compat: bool = False,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -137,7 +139,7 @@ class AsyncPyro:
         ttl_seconds: int = 600,
         network: bool = False,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
     ) -> AsyncStream[RunOutcome]:
         """`run_in_vm` whose output is read while the command runs. See `AsyncStream`."""
@@ -217,7 +219,7 @@ class AsyncPyro:
         command: str,
         timeout_seconds: float = 30,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -240,7 +242,7 @@ class AsyncPyro:
         command: str,
         timeout_seconds: float = 30,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
     ) -> AsyncStream[ExecOutcome]:
         """`exec_vm` whose output is read while the command runs. See `AsyncStream`."""
@@ -274,10 +276,13 @@ class AsyncPyro:
     # What commands wrote
 
     @overload
-    async def logs_vm(self, vm_id: str) -> RunList: ...
+    async def logs_vm(self, vm_id: str, run_id: None = None) -> RunList: ...
 
     @overload
     async def logs_vm(self, vm_id: str, run_id: int) -> RunLog: ...
+
+    @overload
+    async def logs_vm(self, vm_id: str, run_id: int | None) -> RunList | RunLog: ...
 
     async def logs_vm(self, vm_id: str, run_id: int | None = None) -> RunList | RunLog:
         """The commands of a VM, or what one of them wrote. See `Pyro.logs_vm`."""
@@ -294,7 +299,7 @@ class AsyncPyro:
     async def read_file_vm(
         self,
         vm_id: str,
-        path: str,
+        path: GuestPath,
         *,
         bytes_max: int = _options.FILE_BYTES_MAX,
         timeout_seconds: float = 30,
@@ -303,15 +308,15 @@ class AsyncPyro:
         return await result(self._engine.read_file(vm_id, path, bytes_max, timeout_seconds))
 
     async def write_file_vm(
-        self, vm_id: str, path: str, data: str | bytes, *, timeout_seconds: float = 30
+        self, vm_id: str, path: GuestPath, data: Content, *, timeout_seconds: float = 30
     ) -> None:
         """Makes or replaces a file in a VM that was started. See `Pyro.write_file_vm`."""
-        content = _options.content(data) or b""
+        content = _options.content(data, "data")
         await result(self._engine.write_file(vm_id, path, content, timeout_seconds))
 
     # The host, and other surfaces
 
-    async def doctor(self) -> dict[str, Any]:
+    async def doctor(self) -> DoctorReport:
         """Whether this host can run VMs, and how. See `Pyro.doctor`."""
         return await result(self._engine.doctor())
 

@@ -119,7 +119,7 @@ class CommandFailedError(PyroError, RuntimeError):
     """All that it wrote to its standard output."""
 
     stderr: bytes
-    """All that it wrote to its standard error."""
+    """The end of what it wrote to its standard error: at most 64 KiB."""
 
     def __init__(self, command: str, exit_code: int, stdout: bytes, stderr: bytes) -> None:
         self.command = command

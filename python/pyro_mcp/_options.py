@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict, cast
 
 OnOutput: TypeAlias = Callable[[bytes], object]
 """Is given each piece of output as it comes."""
 
-Input: TypeAlias = "str | bytes | bytearray | memoryview | None"
+Content: TypeAlias = "str | bytes | bytearray | memoryview"
+"""What a file is to hold. Text is written as UTF-8."""
+
+Input: TypeAlias = "Content | None"
 """What a command reads from its standard input. Text is sent as UTF-8."""
+
+GuestPath: TypeAlias = "str | os.PathLike[str]"
+"""A path in the guest: text, or for instance a `PurePosixPath`."""
 
 VCPU_COUNT = 1
 MEM_MIB = 1024
@@ -31,7 +38,7 @@ class ExecOptions(TypedDict):
     command: str
     timeout_seconds: float
     env: dict[str, str]
-    cwd: str | None
+    cwd: GuestPath | None
     stdin: bytes | None
 
 
@@ -39,7 +46,7 @@ def exec_options(
     command: str,
     timeout_seconds: float,
     env: Mapping[str, str] | None,
-    cwd: str | None,
+    cwd: GuestPath | None,
     stdin: Input,
 ) -> ExecOptions:
     return {
@@ -47,12 +54,16 @@ def exec_options(
         "timeout_seconds": timeout_seconds,
         "env": dict(env or {}),
         "cwd": cwd,
-        "stdin": content(stdin),
+        "stdin": None if stdin is None else content(stdin, "stdin"),
     }
 
 
-def content(data: Input) -> bytes | None:
-    """Text and whatever else holds bytes, as bytes."""
+def content(data: object, name: str) -> bytes:
+    """The bytes of a `Content`. Anything else is refused: `bytes(5)` would be five bytes."""
     if isinstance(data, str):
         return data.encode()
-    return None if data is None else bytes(data)
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, bytearray | memoryview):
+        return bytes(cast("bytearray | memoryview[int]", data))
+    raise TypeError(f"{name} must be str or bytes-like, not {type(data).__name__}")

@@ -53,6 +53,84 @@ class PulledEnvironment(Environment):
     source: str
 
 
+class KVMReport(TypedDict):
+    """Whether `/dev/kvm` is of use."""
+
+    exists: bool
+    readable: bool
+    writable: bool
+    usable: bool
+    reason: str
+    instructions_per_second: int | None
+
+
+class ConfinementReport(TypedDict):
+    """What keeps QEMU in."""
+
+    identity: str
+    namespaces: str
+    landlock_abi: int
+    control_group: list[str]
+    seccomp: bool
+    no_new_privileges: bool
+    resource_limits: bool
+    refused: list[str]
+    remedies: list[str]
+
+
+class Leftover(TypedDict):
+    """What a killed process has left. It does no harm."""
+
+    kind: Literal["vm", "control_group", "template", "build"]
+    path: str
+    remedy: str
+
+
+class NetworkingReport(TypedDict):
+    """Whether guests can have a network."""
+
+    available: bool
+    reason: str
+
+
+class Capabilities(TypedDict):
+    """What VMs can do on this host."""
+
+    supports_vm_boot: bool
+    supports_guest_exec: bool
+    supports_guest_network: bool
+    reason: str | None
+
+
+class RuntimeReport(TypedDict):
+    """What VMs run on."""
+
+    version: str
+    accelerator: Accelerator | None
+    qemu: str | None
+    qemu_version: str | None
+    capabilities: Capabilities
+    catalog_version: str
+    cache_dir: str
+    state_dir: str
+    environments: list[Environment]
+
+
+class DoctorReport(TypedDict):
+    """The state of this host."""
+
+    platform: str
+    runtime_ok: bool
+    """VMs can run here."""
+    issues: list[str]
+    """What is wrong, each with its remedy."""
+    leftovers: list[Leftover]
+    kvm: KVMReport
+    confinement: ConfinementReport | None
+    networking: NetworkingReport
+    runtime: RuntimeReport
+
+
 class PruneReport(TypedDict):
     """What a prune deleted."""
 

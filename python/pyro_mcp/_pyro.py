@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, overload
 
 from pyro_mcp import _await, _executable, _native, _options
-from pyro_mcp._options import Input, OnOutput
+from pyro_mcp._options import Content, GuestPath, Input, OnOutput
 from pyro_mcp._payloads import (
     Cleanup,
+    DoctorReport,
     Environment,
     ExecOutcome,
     NetworkInfo,
@@ -83,12 +85,12 @@ class Pyro:
         return self._engine
 
     @property
-    def cache_dir(self) -> os.PathLike[str]:
+    def cache_dir(self) -> Path:
         """Where environments are kept."""
         return self._engine.cache_dir
 
     @property
-    def base_dir(self) -> os.PathLike[str]:
+    def base_dir(self) -> Path:
         """Where VMs are."""
         return self._engine.state_dir
 
@@ -154,7 +156,7 @@ class Pyro:
         network: bool = False,
         allow_host_compat: bool = False,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -217,7 +219,7 @@ class Pyro:
         ttl_seconds: int = 600,
         network: bool = False,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
     ) -> Stream[RunOutcome]:
         """`run_in_vm` whose output is read while the command runs: iterate over what this gives."""
@@ -331,7 +333,7 @@ class Pyro:
         command: str,
         timeout_seconds: float = 30,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -360,7 +362,7 @@ class Pyro:
         command: str,
         timeout_seconds: float = 30,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
     ) -> Stream[ExecOutcome]:
         """`exec_vm` whose output is read while the command runs: iterate over what this gives."""
@@ -410,10 +412,13 @@ class Pyro:
     # What commands wrote
 
     @overload
-    def logs_vm(self, vm_id: str) -> RunList: ...
+    def logs_vm(self, vm_id: str, run_id: None = None) -> RunList: ...
 
     @overload
     def logs_vm(self, vm_id: str, run_id: int) -> RunLog: ...
+
+    @overload
+    def logs_vm(self, vm_id: str, run_id: int | None) -> RunList | RunLog: ...
 
     def logs_vm(self, vm_id: str, run_id: int | None = None) -> RunList | RunLog:
         """The commands of a VM; or all that is kept of what one of them wrote, as text.
@@ -442,7 +447,7 @@ class Pyro:
     def read_file_vm(
         self,
         vm_id: str,
-        path: str,
+        path: GuestPath,
         *,
         bytes_max: int = _options.FILE_BYTES_MAX,
         timeout_seconds: float = 30,
@@ -462,7 +467,9 @@ class Pyro:
         """
         return self._engine.read_file(vm_id, path, bytes_max, timeout_seconds).wait()
 
-    def write_file_vm(self, vm_id: str, path: str, data: str | bytes, *, timeout_seconds: float = 30) -> None:
+    def write_file_vm(
+        self, vm_id: str, path: GuestPath, data: Content, *, timeout_seconds: float = 30
+    ) -> None:
         """Makes or replaces a file in a VM that was started, and the directories above it.
 
         Args:
@@ -475,12 +482,12 @@ class Pyro:
             InvalidInputError: where the file cannot be written.
             PyroError: as `exec_vm` does.
         """
-        content = _options.content(data) or b""
+        content = _options.content(data, "data")
         self._engine.write_file(vm_id, path, content, timeout_seconds).wait()
 
     # The host, and other surfaces
 
-    def doctor(self) -> dict[str, Any]:
+    def doctor(self) -> DoctorReport:
         """Whether this host can run VMs, and how: the object of `pyro doctor --json`."""
         return self._engine.doctor().wait()
 

@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, overload
 
 from pyro_mcp import _options
-from pyro_mcp._errors import CommandFailedError, UnknownVMError, VMExpiredError
-from pyro_mcp._options import Input, OnOutput
+from pyro_mcp._collected import CollectedOutput
+from pyro_mcp._errors import UnknownVMError, VMExpiredError
+from pyro_mcp._options import Content, GuestPath, Input, OnOutput
 from pyro_mcp._payloads import (
     Cleanup,
     ExecOutcome,
@@ -92,7 +93,7 @@ class VM:
         *,
         timeout_seconds: float = 30,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
         on_stdout: OnOutput | None = None,
         on_stderr: OnOutput | None = None,
@@ -111,7 +112,7 @@ class VM:
         *,
         timeout_seconds: float = 30,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
     ) -> Stream[ExecOutcome]:
         """Runs a shell command while its output is read. See `Stream`."""
@@ -122,36 +123,36 @@ class VM:
         self,
         command: str,
         *,
+        bytes_max: int = _options.FILE_BYTES_MAX,
         timeout_seconds: float = 30,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: GuestPath | None = None,
         stdin: Input = None,
     ) -> bytes:
         """All that a command writes to its standard output, byte for byte.
 
+        A command that writes more than `bytes_max` bytes is ended. The other arguments are those of `exec`.
+
         Raises:
-            CommandFailedError: where its exit code is not 0.
+            CommandFailedError: where its exit code is not 0. Of its standard error the last 64 KiB are kept.
+            InvalidInputError: where it writes more than `bytes_max` bytes.
             PyroError: as `exec` does.
         """
-        stdout: list[bytes] = []
-        stderr: list[bytes] = []
+        output = CollectedOutput(bytes_max)
         outcome = self.exec(
             command,
             timeout_seconds=timeout_seconds,
             env=env,
             cwd=cwd,
             stdin=stdin,
-            on_stdout=stdout.append,
-            on_stderr=stderr.append,
+            on_stdout=output.take_stdout,
+            on_stderr=output.take_stderr,
         )
-        if outcome["exit_code"] != 0:
-            code = outcome["exit_code"]
-            raise CommandFailedError(command, code, b"".join(stdout), b"".join(stderr))
-        return b"".join(stdout)
+        return output.checked(command, outcome["exit_code"])
 
     def read_file(
         self,
-        path: str,
+        path: GuestPath,
         *,
         bytes_max: int = _options.FILE_BYTES_MAX,
         timeout_seconds: float = 30,
@@ -159,9 +160,9 @@ class VM:
         """The content of a file. See `Pyro.read_file_vm`."""
         return self._engine.read_file(self.vm_id, path, bytes_max, timeout_seconds).wait()
 
-    def write_file(self, path: str, data: str | bytes, *, timeout_seconds: float = 30) -> None:
+    def write_file(self, path: GuestPath, data: Content, *, timeout_seconds: float = 30) -> None:
         """Makes or replaces a file. See `Pyro.write_file_vm`."""
-        content = _options.content(data) or b""
+        content = _options.content(data, "data")
         self._engine.write_file(self.vm_id, path, content, timeout_seconds).wait()
 
     def status(self) -> VMInfo:
@@ -173,10 +174,13 @@ class VM:
         return self._engine.network_info_vm(self.vm_id).wait()
 
     @overload
-    def logs(self) -> RunList: ...
+    def logs(self, run_id: None = None) -> RunList: ...
 
     @overload
     def logs(self, run_id: int) -> RunLog: ...
+
+    @overload
+    def logs(self, run_id: int | None) -> RunList | RunLog: ...
 
     def logs(self, run_id: int | None = None) -> RunList | RunLog:
         """Its commands, or what one of them wrote. See `Pyro.logs_vm`."""

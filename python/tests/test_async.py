@@ -93,6 +93,8 @@ def test_commands_share_a_vm_and_run_at_the_same_time(pyro: Pyro):
             assert await vm.check_output("printf '\\377'") == b"\xff"
             with pytest.raises(CommandFailedError):
                 await vm.check_output("false")
+            with pytest.raises(InvalidInputError, match="more than 4 bytes"):
+                await vm.check_output("printf 12345; sleep 1000", bytes_max=4, timeout_seconds=900)
             await vm.write_file("/root/x", "text")
             assert await vm.read_file("/root/x") == b"text"
             assert len((await vm.logs())["runs"]) >= 5

@@ -14,6 +14,7 @@ from pyro_mcp import (
     AsyncPyro,
     AsyncVM,
     Cleanup,
+    DoctorReport,
     Environment,
     ExecOutcome,
     NetworkInfo,
@@ -27,6 +28,7 @@ from pyro_mcp import (
     RunOutcome,
     VMInfo,
     _native,
+    _payloads,
 )
 
 METHODS = {
@@ -180,4 +182,11 @@ def test_a_vm_has_the_keys_of_the_command_line(pyro: Pyro):
 def test_the_doctor_says_the_same(pyro: Pyro):
     report = pyro.doctor()
     assert report["runtime_ok"] is True
-    assert report.keys() == document("doctor", "--json").keys()
+    theirs = document("doctor", "--json")
+    assert report.keys() == theirs.keys()
+    keys(DoctorReport, report)
+    keys(_payloads.KVMReport, report["kvm"])
+    keys(_payloads.ConfinementReport, report["confinement"])
+    keys(_payloads.NetworkingReport, report["networking"])
+    keys(_payloads.RuntimeReport, report["runtime"])
+    keys(_payloads.Capabilities, report["runtime"]["capabilities"])

@@ -117,8 +117,61 @@ def test_errors_can_be_sent_to_another_process():
     assert (copy.command, copy.exit_code, copy.stdout, copy.stderr) == ("x", 3, b"out", b"err")
 
 
-def test_a_value_of_the_wrong_type_is_a_type_error(pyro: Pyro):
-    with pytest.raises(TypeError):
-        pyro.run_in_vm(environment=host.ENVIRONMENT, command="true", vcpu_count="2")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vcpu_count": "2"}, "vcpu_count must be int, not str"),
+        ({"mem_mib": True}, "mem_mib must be int, not bool"),
+        ({"ttl_seconds": 60.5}, "ttl_seconds must be int, not float"),
+        ({"timeout_seconds": True}, "timeout_seconds must be int or float, not bool"),
+        ({"timeout_seconds": "1"}, "timeout_seconds must be int or float, not str"),
+        ({"network": 1}, "network must be bool, not int"),
+        ({"command": None}, "command must be str, not NoneType"),
+        ({"command": ["echo", "hi"]}, "command must be str, not list"),
+        ({"environment": 12}, "environment must be str, not int"),
+        ({"cwd": 1}, "cwd must be str or os.PathLike, not int"),
+        ({"cwd": b"/tmp"}, "cwd must be str, not bytes"),
+        ({"env": {"A": 1}}, "a value in env must be str, not int"),
+        ({"env": {1: "A"}}, "a name in env must be str, not int"),
+        ({"stdin": 5}, "stdin must be str or bytes-like, not int"),
+        ({"stdin": [1, 2]}, "stdin must be str or bytes-like, not list"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_a_type_error(pyro: Pyro, options: dict, message: str):
+    arguments = {"environment": host.ENVIRONMENT, "command": "true", **options}
+    with pytest.raises(TypeError) as caught:
+        pyro.run_in_vm(**arguments)
+    assert str(caught.value) == message
+
+
+def test_so_is_one_that_is_no_option(pyro: Pyro):
     with pytest.raises(TypeError):
         pyro.status_vm(12)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="run_id must be int, not bool"):
+        pyro.logs_vm("0123456789ab", True)
+    with pytest.raises(TypeError, match="bytes_max must be int, not float"):
+        pyro.read_file_vm("0123456789ab", "/a", bytes_max=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"path must be str or os\.PathLike, not int"):
+        pyro.read_file_vm("0123456789ab", 5)  # type: ignore[arg-type]
+    for data in (None, 5, [1]):
+        with pytest.raises(TypeError, match="data must be str or bytes-like, not"):
+            pyro.write_file_vm("0123456789ab", "/a", data)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="max_active_vms must be int, not str"):
+        Pyro(max_active_vms="4")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a value in metadata must be str, not int"):
+        pyro.create_vm(environment=host.ENVIRONMENT, metadata={"a": 1})  # type: ignore[dict-item]
+
+
+def test_a_number_that_fits_no_limit_is_bad_input(pyro: Pyro):
+    for run_id in (-1, 2**32, 2**70):
+        with pytest.raises(InvalidInputError, match=f"run_id must be between 1 and 4294967295, not {run_id}"):
+            pyro.logs_vm("0123456789ab", run_id)
+        with pytest.raises(InvalidInputError, match="run_id must be between"):
+            pyro.log_bytes_vm("0123456789ab", run_id)
+    for port in (-1, 70000):
+        with pytest.raises(InvalidInputError, match=f"port must be between 0 and 65535, not {port}"):
+            pyro.create_server().run("http", port=port)
+    with pytest.raises(InvalidInputError, match="timeout_seconds must be positive, not -inf"):
+        pyro.run_in_vm(environment=host.ENVIRONMENT, command="true", timeout_seconds=-(10**400))
+    with pytest.raises(InvalidInputError, match="command must be text that UTF-8 can express"):
+        pyro.run_in_vm(environment=host.ENVIRONMENT, command="\udcff")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import PurePosixPath
 
 import host
 import pytest
@@ -118,6 +119,34 @@ def test_output_is_checked_and_given_as_bytes(vm: VM):
     with pytest.raises(CommandFailedError, match="command failed with exit code 3: why") as caught:
         vm.check_output("printf '\\377'; echo why >&2; exit 3")
     assert (caught.value.exit_code, caught.value.stdout, caught.value.stderr) == (3, b"\xff", b"why\n")
+
+
+def test_output_that_is_too_much_ends_its_command(vm: VM):
+    assert vm.check_output("printf 12345", bytes_max=5) == b"12345"
+    with pytest.raises(InvalidInputError, match="the command writes more than 4 bytes") as caught:
+        vm.check_output("printf 12345; sleep 1000", bytes_max=4, timeout_seconds=900)
+    assert caught.value.hints
+    assert host.settled(lambda: sleepers(vm) == 0)
+    for bytes_max in (0, -1):
+        with pytest.raises(InvalidInputError, match="bytes_max must be positive"):
+            vm.check_output("true", bytes_max=bytes_max)
+    with pytest.raises(TypeError, match="bytes_max must be int, not bool"):
+        vm.check_output("true", bytes_max=True)
+
+
+def test_of_the_errors_of_a_command_the_end_is_kept(vm: VM):
+    with pytest.raises(CommandFailedError, match="exit code 3: why") as caught:
+        vm.check_output("yes | head -c 1000000 >&2; echo why >&2; exit 3")
+    assert len(caught.value.stderr) == 64 * 1024
+    assert caught.value.stderr.endswith(b"y\nwhy\n")
+
+
+def test_paths_and_bytes_come_in_all_their_types(vm: VM):
+    path = PurePosixPath("/work/file")
+    for data in ("abc", b"abc", bytearray(b"abc"), memoryview(b"xabc")[1:]):
+        vm.write_file(path, data)
+        assert vm.read_file(path) == b"abc"
+        assert vm.exec("cat - file", cwd=path.parent, stdin=data)["stdout"] == "abcabc"
 
 
 def test_what_commands_wrote_is_kept(vm: VM):

@@ -1,32 +1,33 @@
-//! From Python's values to what the core is asked for. Every limit is the core's.
+//! From Python's values to what the core is asked for. Every limit is the core's; what is refused here has a type that
+//! makes no sense, and is named as users named it.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyString};
 use pyro_core::{
-    CommandText, CreateRequest, ExecRequest, FileBytesMax, FileRequest, GuestPath, HostCompat,
-    MemoryMib, Metadata, Network, PyroError, RunRequest, Streams, TimeToLive, Timeout, Variables,
-    VcpuCount, VmRequest, WorkingDirectory, parse_environment,
+    CommandText, CreateRequest, ErrorKind, ExecRequest, FileBytesMax, FileRequest, GuestPath,
+    HostCompat, MemoryMib, Metadata, Network, PyroError, RunRequest, Streams, TimeToLive, Timeout,
+    Variables, VcpuCount, VmRequest, WorkingDirectory, parse_environment,
 };
 
+use crate::errors;
+
 /// What a VM is to be.
-#[derive(Debug, FromPyObject)]
-#[pyo3(from_item_all)]
+#[derive(Debug)]
 pub(crate) struct VmArguments {
     environment: String,
-    vcpu_count: WholeNumber,
-    mem_mib: WholeNumber,
-    ttl_seconds: WholeNumber,
+    vcpu_count: i64,
+    mem_mib: i64,
+    ttl_seconds: i64,
     network: bool,
     allow_host_compat: bool,
 }
 
 /// What a command is to be.
-#[derive(Debug, FromPyObject)]
-#[pyo3(from_item_all)]
+#[derive(Debug)]
 pub(crate) struct ExecArguments {
     command: String,
     timeout_seconds: f64,
@@ -36,35 +37,133 @@ pub(crate) struct ExecArguments {
     stdin: Option<Vec<u8>>,
 }
 
-/// An integer of any size. What is too large for the core's is too large for each of its limits as well, and is
-/// refused by that.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct WholeNumber(pub(crate) i64);
-
 /// A command's input.
 pub(crate) struct Input(Option<Vec<u8>>);
 
-impl<'a, 'py> FromPyObject<'a, 'py> for WholeNumber {
-    type Error = PyErr;
+/// The field of a dictionary that `pyro_mcp._options` made.
+fn field<'py>(options: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    options.as_any().get_item(name)
+}
 
-    fn extract(number: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        match number.extract() {
-            Ok(value) => Ok(Self(value)),
-            Err(error) if error.is_instance_of::<PyOverflowError>(number.py()) => {
-                Ok(Self(if number.lt(0)? { i64::MIN } else { i64::MAX }))
-            }
-            Err(error) => Err(error),
-        }
+fn wrong_type(name: &str, expected: &str, value: &Bound<'_, PyAny>) -> PyErr {
+    match value.get_type().name() {
+        Ok(class) => PyTypeError::new_err(format!("{name} must be {expected}, not {class}")),
+        Err(error) => error,
     }
 }
 
+pub(crate) fn text(value: &Bound<'_, PyAny>, name: &str) -> PyResult<String> {
+    let text = value.cast::<PyString>().map_err(|_| wrong_type(name, "str", value))?;
+    text.extract().map_err(|_: PyErr| {
+        let message = format!("{name} must be text that UTF-8 can express");
+        errors::exception(&PyroError::new(ErrorKind::InvalidInput, message))
+    })
+}
+
+/// A path in the guest.
+pub(crate) fn path(value: &Bound<'_, PyAny>, name: &str) -> PyResult<String> {
+    let path = match value.cast::<PyString>() {
+        Ok(text) => text.clone().into_any(),
+        Err(_) => value
+            .py()
+            .import("os")?
+            .call_method1("fspath", (value,))
+            .map_err(|_| wrong_type(name, "str or os.PathLike", value))?,
+    };
+    text(&path, name)
+}
+
+fn yes_or_no(value: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {
+    value.extract().map_err(|_: PyErr| wrong_type(name, "bool", value))
+}
+
+/// An integer of any size. What is too large for the core's is too large for each of its limits as well, and is
+/// refused by that.
+pub(crate) fn whole_number(value: &Bound<'_, PyAny>, name: &str) -> PyResult<i64> {
+    if value.is_instance_of::<PyBool>() {
+        return Err(wrong_type(name, "int", value));
+    }
+    match value.extract() {
+        Ok(number) => Ok(number),
+        Err(error) if PyErr::is_instance_of::<PyOverflowError>(&error, value.py()) => {
+            Ok(if value.lt(0)? { i64::MIN } else { i64::MAX })
+        }
+        Err(_) => Err(wrong_type(name, "int", value)),
+    }
+}
+
+/// An integer that has a limit because of its type only.
+pub(crate) fn small_number<T>(value: &Bound<'_, PyAny>, name: &str) -> PyResult<T>
+where
+    T: TryFrom<i64> + std::fmt::Display + Bounds,
+{
+    T::try_from(whole_number(value, name)?).map_err(|_| {
+        let (min, max) = (T::MIN, T::MAX);
+        let message = format!("{name} must be between {min} and {max}, not {value}");
+        errors::exception(&PyroError::new(ErrorKind::InvalidInput, message))
+    })
+}
+
+/// Numbers of Python that stand for no more than these.
+pub(crate) trait Bounds {
+    const MIN: Self;
+    const MAX: Self;
+}
+
+impl Bounds for u16 {
+    const MIN: Self = Self::MIN;
+    const MAX: Self = Self::MAX;
+}
+
+impl Bounds for u32 {
+    /// Runs are counted from 1.
+    const MIN: Self = 1;
+    const MAX: Self = Self::MAX;
+}
+
+pub(crate) fn seconds(value: &Bound<'_, PyAny>, name: &str) -> PyResult<f64> {
+    if value.is_instance_of::<PyBool>() {
+        return Err(wrong_type(name, "int or float", value));
+    }
+    if let Ok(number) = value.cast::<PyFloat>() {
+        return number.extract();
+    }
+    match value.extract() {
+        Ok(number) => Ok(number),
+        Err(error) if PyErr::is_instance_of::<PyOverflowError>(&error, value.py()) => {
+            Ok(if value.lt(0)? { f64::NEG_INFINITY } else { f64::MAX })
+        }
+        Err(_) => Err(wrong_type(name, "int or float", value)),
+    }
+}
+
+/// Texts by their names.
+pub(crate) fn texts(value: &Bound<'_, PyAny>, name: &str) -> PyResult<BTreeMap<String, String>> {
+    let pairs = value.cast::<PyDict>().map_err(|_| wrong_type(name, "dict", value))?;
+    let (names, values) = (format!("a name in {name}"), format!("a value in {name}"));
+    pairs.iter().map(|(key, value)| Ok((text(&key, &names)?, text(&value, &values)?))).collect()
+}
+
 impl VmArguments {
+    pub(crate) fn of(options: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let whole = |name| whole_number(&field(options, name)?, name);
+        let yes = |name| yes_or_no(&field(options, name)?, name);
+        Ok(Self {
+            environment: text(&field(options, "environment")?, "environment")?,
+            vcpu_count: whole("vcpu_count")?,
+            mem_mib: whole("mem_mib")?,
+            ttl_seconds: whole("ttl_seconds")?,
+            network: yes("network")?,
+            allow_host_compat: yes("allow_host_compat")?,
+        })
+    }
+
     fn parse(self) -> Result<(VmRequest, HostCompat), PyroError> {
         let request = VmRequest {
             environment: parse_environment(&self.environment)?,
-            vcpu_count: VcpuCount::new(self.vcpu_count.0)?,
-            memory: MemoryMib::new(self.mem_mib.0)?,
-            time_to_live: TimeToLive::from_seconds(self.ttl_seconds.0)?,
+            vcpu_count: VcpuCount::new(self.vcpu_count)?,
+            memory: MemoryMib::new(self.mem_mib)?,
+            time_to_live: TimeToLive::from_seconds(self.ttl_seconds)?,
             network: if self.network { Network::On } else { Network::Off },
         };
         let host_compat =
@@ -74,6 +173,17 @@ impl VmArguments {
 }
 
 impl ExecArguments {
+    pub(crate) fn of(options: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let cwd = field(options, "cwd")?;
+        Ok(Self {
+            command: text(&field(options, "command")?, "command")?,
+            timeout_seconds: seconds(&field(options, "timeout_seconds")?, "timeout_seconds")?,
+            env: texts(&field(options, "env")?, "env")?,
+            cwd: if cwd.is_none() { None } else { Some(path(&cwd, "cwd")?) },
+            stdin: field(options, "stdin")?.extract()?,
+        })
+    }
+
     pub(crate) fn parse(self) -> Result<(ExecRequest, Input), PyroError> {
         let request = ExecRequest {
             timeout: Timeout::from_seconds(self.timeout_seconds)?,
@@ -107,9 +217,17 @@ pub(crate) fn create(
     Ok(CreateRequest { vm, metadata: Metadata::new(metadata)?, host_compat })
 }
 
-pub(crate) fn file(path: &str, timeout_seconds: f64) -> Result<FileRequest, PyroError> {
-    let path = GuestPath::new(path)?;
-    Ok(FileRequest { path, timeout: Timeout::from_seconds(timeout_seconds)? })
+pub(crate) fn file(
+    path: &Bound<'_, PyAny>,
+    timeout_seconds: &Bound<'_, PyAny>,
+) -> PyResult<FileRequest> {
+    let path = self::path(path, "path")?;
+    let timeout_seconds = seconds(timeout_seconds, "timeout_seconds")?;
+    let request = || {
+        let path = GuestPath::new(path)?;
+        Ok(FileRequest { path, timeout: Timeout::from_seconds(timeout_seconds)? })
+    };
+    request().map_err(|error: PyroError| errors::exception(&error))
 }
 
 /// The core's defaults. Python's signatures repeat them for readers, and a test compares.

@@ -1,17 +1,17 @@
 //! Class `Engine`: everything pyro does, each as a [`Call`].
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use pyro_core::{
     ActiveVmsMax, Config, ErrorKind, FileBytesMax, OutputStream, PruneScope, PullMode, Pyro,
     PyroError, Streams, VmId, parse_environment,
 };
 use serde::Serialize;
 
-use crate::arguments::{self, ExecArguments, VmArguments, WholeNumber};
+use crate::arguments::{self, ExecArguments, VmArguments};
 use crate::call::{Call, Outcome};
 use crate::errors;
 use crate::payload::Payload;
@@ -81,8 +81,10 @@ impl Engine {
         executable: PathBuf,
         cache_dir: Option<PathBuf>,
         state_dir: Option<PathBuf>,
-        max_active_vms: Option<WholeNumber>,
+        max_active_vms: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        let max_active_vms =
+            max_active_vms.map(|max| arguments::whole_number(max, "max_active_vms")).transpose()?;
         let config = || {
             let mut config = Config::from_environment(executable)?;
             if let Some(directory) = cache_dir {
@@ -92,7 +94,7 @@ impl Engine {
                 config.state_dir = directory;
             }
             if let Some(max) = max_active_vms {
-                config.active_vms_max = ActiveVmsMax::new(max.0)?;
+                config.active_vms_max = ActiveVmsMax::new(max)?;
             }
             Ok(config)
         };
@@ -140,16 +142,18 @@ impl Engine {
         self.brief(move |pyro| pyro.prune_environments(scope))
     }
 
-    fn run_in_vm(&self, vm: VmArguments, exec: ExecArguments) -> PyResult<Call> {
-        let (request, input) = checked(arguments::run(vm, exec))?;
+    fn run_in_vm(&self, vm: &Bound<'_, PyDict>, exec: &Bound<'_, PyDict>) -> PyResult<Call> {
+        let (request, input) =
+            checked(arguments::run(VmArguments::of(vm)?, ExecArguments::of(exec)?))?;
         Ok(self.call(move |pyro: Pyro| async move {
             pyro.run_in_vm(request, input.into_streams(), &|_| {}).await
         }))
     }
 
     /// The same, while its output is read.
-    fn stream_in_vm(&self, vm: VmArguments, exec: ExecArguments) -> PyResult<Stream> {
-        let (request, input) = checked(arguments::run(vm, exec))?;
+    fn stream_in_vm(&self, vm: &Bound<'_, PyDict>, exec: &Bound<'_, PyDict>) -> PyResult<Stream> {
+        let (request, input) =
+            checked(arguments::run(VmArguments::of(vm)?, ExecArguments::of(exec)?))?;
         let pyro = self.pyro();
         let worker = pyro.clone();
         Stream::start(pyro, move |stdout, stderr| {
@@ -164,8 +168,11 @@ impl Engine {
         })
     }
 
-    fn create_vm(&self, vm: VmArguments, metadata: BTreeMap<String, String>) -> PyResult<Call> {
-        let request = checked(arguments::create(vm, metadata))?;
+    fn create_vm(&self, vm: &Bound<'_, PyDict>, metadata: &Bound<'_, PyAny>) -> PyResult<Call> {
+        let request = checked(arguments::create(
+            VmArguments::of(vm)?,
+            arguments::texts(metadata, "metadata")?,
+        ))?;
         let pyro = self.pyro();
         let (worker, owner) = (pyro.clone(), pyro.clone());
         let work = async move { Payload::of(&worker.create_vm(request, &|_| {}).await?) };
@@ -186,8 +193,8 @@ impl Engine {
         Ok(self.call(move |pyro: Pyro| async move { pyro.start_vm(&id, &|_| {}).await }))
     }
 
-    fn exec_vm(&self, vm_id: &str, exec: ExecArguments) -> PyResult<Call> {
-        let (request, input) = checked(exec.parse())?;
+    fn exec_vm(&self, vm_id: &str, exec: &Bound<'_, PyDict>) -> PyResult<Call> {
+        let (request, input) = checked(ExecArguments::of(exec)?.parse())?;
         let id = checked(VmId::new(vm_id))?;
         Ok(self.call(move |pyro: Pyro| async move {
             pyro.exec_vm(&id, request, input.into_streams()).await
@@ -195,8 +202,8 @@ impl Engine {
     }
 
     /// The same, while its output is read.
-    fn stream_vm(&self, vm_id: &str, exec: ExecArguments) -> PyResult<Stream> {
-        let (request, input) = checked(exec.parse())?;
+    fn stream_vm(&self, vm_id: &str, exec: &Bound<'_, PyDict>) -> PyResult<Stream> {
+        let (request, input) = checked(ExecArguments::of(exec)?.parse())?;
         let id = checked(VmId::new(vm_id))?;
         let pyro = self.pyro();
         let worker = pyro.clone();
@@ -245,14 +252,16 @@ impl Engine {
     }
 
     /// All that is kept of a command, as text.
-    fn run_log(&self, vm_id: &str, run_id: u32) -> PyResult<Call> {
+    fn run_log(&self, vm_id: &str, run_id: &Bound<'_, PyAny>) -> PyResult<Call> {
         let id = checked(VmId::new(vm_id))?;
+        let run_id = arguments::small_number(run_id, "run_id")?;
         Ok(self.brief(move |pyro| pyro.run_log(&id, run_id)))
     }
 
     /// All that is kept of one stream of a command, as bytes.
-    fn log_bytes(&self, vm_id: &str, run_id: u32, stream: &str) -> PyResult<Call> {
+    fn log_bytes(&self, vm_id: &str, run_id: &Bound<'_, PyAny>, stream: &str) -> PyResult<Call> {
         let id = checked(VmId::new(vm_id))?;
+        let run_id = arguments::small_number(run_id, "run_id")?;
         let stream = match stream {
             "stdout" => OutputStream::Stdout,
             "stderr" => OutputStream::Stderr,
@@ -273,12 +282,13 @@ impl Engine {
     fn read_file(
         &self,
         vm_id: &str,
-        path: &str,
-        bytes_max: WholeNumber,
-        timeout_seconds: f64,
+        path: &Bound<'_, PyAny>,
+        bytes_max: &Bound<'_, PyAny>,
+        timeout_seconds: &Bound<'_, PyAny>,
     ) -> PyResult<Call> {
-        let request = checked(arguments::file(path, timeout_seconds))?;
-        let bytes_max = checked(FileBytesMax::new(bytes_max.0))?;
+        let request = arguments::file(path, timeout_seconds)?;
+        let bytes_max =
+            checked(FileBytesMax::new(arguments::whole_number(bytes_max, "bytes_max")?))?;
         let id = checked(VmId::new(vm_id))?;
         let pyro = self.pyro();
         let worker = pyro.clone();
@@ -290,11 +300,11 @@ impl Engine {
     fn write_file(
         &self,
         vm_id: &str,
-        path: &str,
+        path: &Bound<'_, PyAny>,
         data: Vec<u8>,
-        timeout_seconds: f64,
+        timeout_seconds: &Bound<'_, PyAny>,
     ) -> PyResult<Call> {
-        let request = checked(arguments::file(path, timeout_seconds))?;
+        let request = arguments::file(path, timeout_seconds)?;
         let id = checked(VmId::new(vm_id))?;
         Ok(self.call(move |pyro: Pyro| async move { pyro.write_file(&id, &request, data).await }))
     }

@@ -9,6 +9,7 @@ use pyro_mcp_server::{Pins, Profile};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
 
+use crate::arguments;
 use crate::call::{Call, Outcome};
 use crate::errors;
 use crate::interpreter;
@@ -84,10 +85,11 @@ impl Server {
     fn run_http(
         &self,
         host: &str,
-        port: u16,
+        port: &Bound<'_, PyAny>,
         token: Option<&str>,
         announce: Py<PyAny>,
     ) -> PyResult<Call> {
+        let port = arguments::small_number(port, "port")?;
         let settings = || {
             let invalid = |text| PyroError::new(ErrorKind::InvalidInput, text);
             let host: IpAddr = host
