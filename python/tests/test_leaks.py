@@ -9,8 +9,7 @@ import resource
 import host
 from pyro_mcp import AsyncPyro, Pyro
 
-SEQUENTIAL = 100
-"""The rest of two hundred are those of all other tests, after each of which the same is checked."""
+SEQUENTIAL = 200
 
 
 def test_many_runs_one_after_the_other_leave_nothing(pyro: Pyro):
