@@ -38,7 +38,9 @@ async def result(call: _native.Call) -> Any:
         call.cancel()
         # Whoever cancels once more does not want less of that.
         await _whatever_comes(over)
-        await _whatever_comes(_begin(call.undo()))
+        # By a name, because a call that nobody holds is given up.
+        undo = call.undo()
+        await _whatever_comes(_begin(undo))
         raise
     return _given(over)
 

@@ -318,3 +318,29 @@ def test_a_waiting_call_works_while_a_loop_runs(pyro: Pyro):
         assert outcome["stdout"] == "hi\n"
 
     run(main())
+
+
+def test_creations_that_are_cancelled_when_they_are_almost_done_leave_no_vm(pyro: Pyro):
+    async def main() -> None:
+        asynchronous = AsyncPyro()
+        made = await asynchronous.create_vm(environment=host.ENVIRONMENT)
+        await asynchronous.delete_vm(made["vm_id"])
+        began = time.monotonic()
+        made = await asynchronous.create_vm(environment=host.ENVIRONMENT)
+        usual = time.monotonic() - began
+        await asynchronous.delete_vm(made["vm_id"])
+        for step in range(60):
+            creations = [
+                asyncio.create_task(asynchronous.create_vm(environment=host.ENVIRONMENT)) for _ in range(2)
+            ]
+            await asyncio.sleep(usual * (0.7 + step / 60))
+            for creation in creations:
+                creation.cancel()
+            for outcome in await asyncio.gather(*creations, return_exceptions=True):
+                if isinstance(outcome, dict):
+                    await asynchronous.delete_vm(outcome["vm_id"])
+                else:
+                    assert isinstance(outcome, asyncio.CancelledError), outcome
+            assert (await asynchronous.list_vms()) == [], step
+
+    run(main())
