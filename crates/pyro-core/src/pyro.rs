@@ -16,7 +16,7 @@ use crate::lifecycle::{
     self, CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList,
 };
 use crate::limits::{FileBytesMax, VmId};
-use crate::logs::{self, LogPart, LogRequest, OutputStream, RunList, RunLog};
+use crate::logs::{self, LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog};
 use crate::run::{self, Cleanup, RunOutcome, RunRequest};
 use crate::streams::Streams;
 use crate::vm::{self, Vm, VmRequest};
@@ -158,6 +158,11 @@ impl Pyro {
     /// they wrote 256 MiB, at most 64 MiB of each stream.
     pub fn list_runs(&self, id: &VmId) -> Result<RunList, PyroError> {
         logs::list(self, id)
+    }
+
+    /// One command of a VM. Fails with `invalid_input` where nothing of such a run is kept.
+    pub fn inspect_run(&self, id: &VmId, run_id: u32) -> Result<RunInfo, PyroError> {
+        logs::run(self, id, run_id)
     }
 
     /// A part of what a command of a VM wrote, as text. Fails with `invalid_input` where nothing of such a

@@ -38,14 +38,12 @@ fn list(id: &str) -> Result<RunList, PyroError> {
 fn print(id: &str, run: u32) -> Result<std::io::Result<()>, PyroError> {
     let id = VmId::new(id)?;
     let pyro = super::pyro(None)?;
-    let info = pyro.list_runs(&id)?.runs.into_iter().find(|info| info.run_id == run);
+    let info = pyro.inspect_run(&id, run)?;
     let stdout = pyro.open_log(&id, run, OutputStream::Stdout)?;
     let stderr = pyro.open_log(&id, run, OutputStream::Stderr)?;
     let printed = terminal::copy_to_stdout(stdout).and_then(|()| terminal::copy_to_stderr(stderr));
-    if let Some(info) = info {
-        missing("output", info.stdout_bytes, info.stdout_kept_bytes);
-        missing("error output", info.stderr_bytes, info.stderr_kept_bytes);
-    }
+    missing("output", info.stdout_bytes, info.stdout_kept_bytes);
+    missing("error output", info.stderr_bytes, info.stderr_kept_bytes);
     Ok(printed)
 }
 
