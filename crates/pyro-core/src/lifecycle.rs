@@ -169,6 +169,7 @@ async fn create_from(
         allow_host_compat: request.host_compat == HostCompat::Allowed,
         metadata: request.metadata.into_entries(),
         accelerator: spec.accelerator,
+        network: spec.network.clone(),
     };
     spec.lifetime = Lifetime::Own {
         directory: room.directory,

@@ -174,6 +174,8 @@ pub(crate) async fn specify(
         kernel_image: environment.kernel.vmlinux.clone(),
         kernel_modules: environment.kernel.modules.clone(),
         rootfs_image: environment.rootfs_image.clone(),
+        network: None,
+        guest_files: Vec::new(),
         scratch_directory,
     })
 }

@@ -260,6 +260,7 @@ mod tests {
             allow_host_compat: false,
             metadata: std::collections::BTreeMap::new(),
             accelerator: Accelerator::Tcg,
+            network: None,
         };
         fs_err::write(directory.join("record"), serde_json::to_vec(&record).unwrap()).unwrap();
     }

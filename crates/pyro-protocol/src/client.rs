@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::guest::BootReport;
+use crate::network::{NetworkSpec, Refusals};
 use crate::record::VmRecord;
 use crate::run::{Command, ExitStatus, RunId, Stream, TerminalSize};
 
@@ -117,8 +118,34 @@ pub struct LaunchSpec {
     pub rootfs_image: PathBuf,
     /// Identifies the content of kernel, modules and root filesystem together.
     pub environment_digest: String,
+    /// `None` for a VM without a network device.
+    pub network: Option<NetworkSpec>,
+    /// Written before the VM takes its first command.
+    pub guest_files: Vec<GuestFile>,
     /// An existing directory of this user; the scratch disk is an unnamed file on its file system.
     pub scratch_directory: PathBuf,
+}
+
+/// A file that one VM has and others made from its template have not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestFile {
+    /// Absolute, in the guest. Its directories are made where they are missing.
+    pub path: String,
+    pub content: GuestFileContent,
+}
+
+/// Where the content of a guest's file comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestFileContent {
+    Text(String),
+    /// This file of the host, read at each start of the machine; at most
+    /// [`GuestFile::HOST_FILE_BYTES_MAX`].
+    HostFile(PathBuf),
+}
+
+impl GuestFile {
+    /// The certificates of all well-known authorities are 250 KB.
+    pub const HOST_FILE_BYTES_MAX: u64 = 4 << 20;
 }
 
 /// Who decides when a VM ends, if its time to live is not over before.
@@ -252,6 +279,8 @@ pub struct RunEnd {
     pub reason: EndReason,
     /// The guest's kernel killed some process of this run because memory ran out.
     pub out_of_memory: bool,
+    /// What the VM's network refused in the meantime.
+    pub refusals: Refusals,
 }
 
 /// Why a run ended.

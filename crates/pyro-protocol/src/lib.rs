@@ -27,6 +27,8 @@ pub mod client;
 
 pub mod record;
 
+pub mod network;
+
 pub mod failure;
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Accelerator, RunEnd};
+use crate::network::NetworkSpec;
 
 /// What a VM is and where it stands. Its supervisor keeps it up to date.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub struct VmRecord {
     /// Whatever whoever made it wants to find again.
     pub metadata: BTreeMap<String, String>,
     pub accelerator: Accelerator,
+    /// `None` for a VM without a network.
+    pub network: Option<NetworkSpec>,
 }
 
 /// A command of a VM with a life of its own, as it is written down beside what it wrote.

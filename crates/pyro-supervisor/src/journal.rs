@@ -235,6 +235,7 @@ fn name(stream: Stream) -> &'static str {
 #[cfg(test)]
 mod tests {
     use pyro_protocol::client::{EndReason, RunEnd};
+    use pyro_protocol::network::Refusals;
     use pyro_protocol::run::ExitStatus;
 
     use super::*;
@@ -258,6 +259,7 @@ mod tests {
             duration: Duration::from_millis(5),
             reason: EndReason::Finished,
             out_of_memory: false,
+            refusals: Refusals::default(),
         })
     }
 

@@ -5,23 +5,24 @@ use serde_json::Value;
 use super::Finding;
 
 /// Each of our crates, and which of ours it may use. Tests (`dev-dependencies`) are free.
-const DIRECTIONS: [(&str, &[&str]); 12] = [
+const DIRECTIONS: [(&str, &[&str]); 13] = [
     ("pyro-protocol", &[]),
+    ("pyro-network", &["pyro-protocol"]),
     ("pyro-agent", &["pyro-protocol"]),
     ("pyro-qemu", &["pyro-protocol"]),
     ("pyro-environments", &[]),
-    ("pyro-supervisor", &["pyro-protocol", "pyro-qemu"]),
+    ("pyro-supervisor", &["pyro-network", "pyro-protocol", "pyro-qemu"]),
     ("pyro-core", &["pyro-environments", "pyro-protocol", "pyro-qemu", "pyro-supervisor"]),
     ("pyro-mcp-server", &["pyro-core"]),
     ("pyro-cli", &["pyro-core", "pyro-mcp-server"]),
     ("pyro-python", &["pyro-core", "pyro-mcp-server"]),
     ("pyro-vm-tests", &["pyro-protocol"]),
-    ("pyro-fuzz", &["pyro-protocol", "pyro-supervisor"]),
+    ("pyro-fuzz", &["pyro-network", "pyro-protocol", "pyro-supervisor"]),
     ("xtask", &[]),
 ];
 
 /// Everything `pyro-protocol` may use: nothing here does I/O or needs a runtime.
-const PROTOCOL_DEPENDENCIES: [&str; 3] = ["postcard", "serde", "thiserror"];
+const PROTOCOL_DEPENDENCIES: [&str; 4] = ["ipnet", "postcard", "serde", "thiserror"];
 
 /// Crates of others that only some of ours may use, with the reason.
 const RESERVED: [(&str, &[&str], &str); 12] = [

@@ -22,6 +22,7 @@ use pyro_protocol::client::{EndReason, FromSupervisor, RunEnd, ToSupervisor};
 use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_protocol::frame::{Frame, FrameKind, decode_message, encode_chunk, encode_message};
 use pyro_protocol::guest::{FromGuest, ToGuest};
+use pyro_protocol::network::Refusals;
 use pyro_protocol::run::{ExitStatus, RunId};
 
 use self::run::{Progress, Run, RunState};
@@ -167,7 +168,9 @@ impl Conversation {
             RunState::Ending(reason) => {
                 let status = ExitStatus::Signaled { signal: SIGKILL };
                 let duration = now - run.started;
-                let end = RunEnd { number: id, status, duration, reason, out_of_memory: false };
+                let refusals = Refusals::default();
+                let end =
+                    RunEnd { number: id, status, duration, reason, out_of_memory: false, refusals };
                 self.end(&run, end)
             }
         });
@@ -260,7 +263,8 @@ impl Conversation {
                     RunState::Ending(reason) => reason,
                 };
                 let duration = now - run.started;
-                let end = RunEnd { number: id, status, duration, reason, out_of_memory };
+                let refusals = Refusals::default();
+                let end = RunEnd { number: id, status, duration, reason, out_of_memory, refusals };
                 Ok(vec![self.end(&run, end)])
             }
             FromGuest::Fatal { reason } => Err(GuestFault::GaveUp { reason: text(reason) }),

@@ -1,0 +1,18 @@
+//! A VM's network: TCP, UDP and names of the guest, carried by ordinary sockets of this process, as far as the
+//! VM's policies allow.
+//!
+//! No privilege and no network device is needed. The guest's packets come over a socket from QEMU and are
+//! hostile.
+
+mod address;
+
+mod names;
+
+mod policy;
+
+mod refusals;
+
+mod network;
+
+pub use self::network::{PreparedNetwork, PublishError, RunningNetwork};
+pub use self::refusals::{RefusalLog, RefusalWatch};
