@@ -19,7 +19,8 @@ mod child_fd {
     pub(super) const KERNEL: RawFd = 7;
     pub(super) const INITRAMFS: RawFd = 8;
     pub(super) const STATE: RawFd = 9;
-    pub(super) const FIRST_DISK: RawFd = 10;
+    pub(super) const NETWORK: RawFd = 10;
+    pub(super) const FIRST_DISK: RawFd = 11;
 }
 
 /// A machine to be started. Owns every file that QEMU needs.
@@ -35,6 +36,8 @@ pub struct Machine {
     /// A connected stream socket for QMP, see [`Monitor`](crate::monitor::Monitor).
     pub monitor: OwnedFd,
     pub disks: Vec<Disk>,
+    /// `None` for a machine without a network device.
+    pub nic: Option<Nic>,
 }
 
 /// The guest's memory, as a memfd of its size.
@@ -104,6 +107,16 @@ pub enum Image {
     },
 }
 
+/// A virtio network device, whose packets come and go over a socket.
+#[derive(Debug)]
+pub struct Nic {
+    pub mac: [u8; 6],
+    /// The largest IP packet, in bytes: the guest's driver takes it from the device.
+    pub mtu: u16,
+    /// A connected stream socket. Each Ethernet frame follows its length, four bytes in network order.
+    pub socket: OwnedFd,
+}
+
 /// A command line, and the files it speaks of by number.
 #[derive(Debug)]
 pub struct CommandLine {
@@ -137,6 +150,9 @@ impl Machine {
         line.option("-device", format!("virtserialport,chardev=port,name={}", self.port.name));
         for (index, disk) in self.disks.into_iter().enumerate() {
             line.disk(index, disk);
+        }
+        if let Some(nic) = self.nic {
+            line.nic(nic);
         }
         match self.start {
             Start::Boot(boot) => line.boot(boot, self.accelerator),
@@ -254,6 +270,19 @@ impl CommandLine {
         );
     }
 
+    /// Checksums and segments are not left to the host, because there is no place for them on this line:
+    /// the guest makes and checks each packet itself, and so large ones are what makes it fast.
+    fn nic(&mut self, nic: Nic) {
+        let number = child_fd::NETWORK;
+        self.option("-netdev", format!("socket,id=network,fd={number}"));
+        self.files.push((nic.socket, number));
+        let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
+        self.option(
+            "-device",
+            format!("virtio-net-device,netdev=network,mac={mac},host_mtu={}", nic.mtu),
+        );
+    }
+
     fn next_disk_fd(&self) -> RawFd {
         let taken = self.files.iter().map(|(_, number)| number + 1).max();
         taken.unwrap_or_default().max(child_fd::FIRST_DISK)
@@ -332,6 +361,7 @@ mod tests {
                     image: Image::Writable { read_write: file(), read_only: file() },
                 },
             ],
+            nic: Some(Nic { mac: [2, 0, 0, 0, 0, 0xfe], mtu: 9000, socket: file() }),
         }
     }
 
@@ -340,6 +370,24 @@ mod tests {
         let line = machine(Accelerator::Tcg).into_command_line();
         let golden = include_str!("machine.golden");
         assert_eq!(line.arguments.join("\n"), golden.trim_end());
+    }
+
+    #[test]
+    fn a_machine_without_a_network_differs_in_its_device_alone() {
+        let [with, without] = [false, true].map(|is_without| {
+            let mut machine = machine(Accelerator::Tcg);
+            if is_without {
+                machine.nic = None;
+            }
+            machine.into_command_line().arguments
+        });
+        let is_nic = |word: &String| word.contains("network") || word == "-netdev";
+        let mut expected = with;
+        let device = expected.iter().position(|word| word.starts_with("virtio-net-device"));
+        // The option before its value.
+        expected.remove(device.unwrap() - 1);
+        expected.retain(|word| !is_nic(word));
+        assert_eq!(without, expected);
     }
 
     #[test]
@@ -374,6 +422,6 @@ mod tests {
         let line = machine(Accelerator::Tcg).into_command_line();
         let mut numbers: Vec<_> = line.files.iter().map(|(_, number)| *number).collect();
         numbers.sort_unstable();
-        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 10, 11, 12]);
+        assert_eq!(numbers, [3, 4, 5, 6, 7, 8, 10, 11, 12, 13]);
     }
 }

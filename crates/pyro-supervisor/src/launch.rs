@@ -234,6 +234,7 @@ pub(crate) fn assemble(
                 },
             },
         ],
+        nic: None,
     };
     Ok((machine, HostEnds { port: host_port, console: host_console, monitor: host_monitor }))
 }
