@@ -15,14 +15,17 @@ use pyro_protocol::run::{Command, ExitStatus, RunId};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, WaitStatus, getpid, kill_process, wait};
 
+use crate::boot::Booted;
 use crate::cgroup::RunsCgroup;
 use crate::conversation::{Conversation, Heard};
 use crate::identity::IdentityError;
 use crate::input::Input;
 use crate::leftover::Leftover;
+use crate::network::Network;
 use crate::port::{Port, Received};
 use crate::processes::Processes;
 use crate::readiness::{Interests, Source};
+use crate::root::Scratch;
 use crate::run::Run;
 use crate::{command, console, identity};
 
@@ -53,6 +56,7 @@ pub(crate) struct Agent {
     cgroups: Option<RunsCgroup>,
     runs: Vec<Run>,
     leftovers: Vec<Leftover>,
+    network: Network,
     boot: BootReport,
     /// Of [`CHUNK_BYTES_MAX`] bytes: whatever is read passes through it.
     buffer: Box<[u8]>,
@@ -88,14 +92,10 @@ enum Next {
 }
 
 impl Agent {
-    /// `child_exits` is readable while children wait to be reaped.
-    pub(crate) fn new(
-        port: Port,
-        child_exits: OwnedFd,
-        cgroups: Option<RunsCgroup>,
-        boot: BootReport,
-    ) -> Self {
-        Self {
+    /// Also gives back what the agent's last words need.
+    pub(crate) fn new(port: Port, booted: Booted) -> (Self, Scratch) {
+        let Booted { scratch, cgroups, network, child_exits, report: boot } = booted;
+        let agent = Self {
             port,
             conversation: Conversation::default(),
             configuration: Configuration::Missing,
@@ -103,9 +103,11 @@ impl Agent {
             cgroups,
             runs: Vec::new(),
             leftovers: Vec::new(),
+            network,
             boot,
             buffer: vec![0; CHUNK_BYTES_MAX].into_boxed_slice(),
-        }
+        };
+        (agent, scratch)
     }
 
     /// Serves one conversation after the other, until one asks to power off.
@@ -304,7 +306,7 @@ impl Agent {
     }
 
     fn configure(&mut self, identity: Identity) -> Result<(), ServeError> {
-        identity::take(identity).map_err(|source| ServeError::Identity { source })?;
+        identity::take(identity, self.network).map_err(|source| ServeError::Identity { source })?;
         self.configuration = Configuration::Done;
         let ready = FromGuest::Ready(self.boot.clone());
         self.say(&ready)

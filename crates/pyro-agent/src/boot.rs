@@ -17,6 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::cgroup::{MachineLimits, RunsCgroup};
 use crate::devices::{self, DeviceError, Devices};
+use crate::network::{self, Network};
 use crate::port::Port;
 use crate::root::{self, RootError, Scratch};
 use crate::{console, sys};
@@ -48,6 +49,7 @@ pub(crate) struct Boot {
 pub(crate) struct Booted {
     pub(crate) scratch: Scratch,
     pub(crate) cgroups: Option<RunsCgroup>,
+    pub(crate) network: Network,
     /// Readable while children wait to be reaped.
     pub(crate) child_exits: OwnedFd,
     pub(crate) report: BootReport,
@@ -77,6 +79,7 @@ impl Boot {
         self.phases.push(phase("mounts"));
         set("the limit of open files", || Ok(setrlimit(Resource::Nofile, OPEN_FILES)?))?;
         set("the loopback interface", loopback)?;
+        let network = set("the network", network::set_up)?;
         set("the agent's precedence", sys::take_precedence)?;
         set("the blocking of signals", sys::block_signals)?;
         let child_exits = set("the signal of ended children", sys::child_exit_signals)?;
@@ -85,6 +88,7 @@ impl Boot {
         Ok(Booted {
             scratch,
             cgroups,
+            network,
             child_exits,
             report: BootReport { kernel_release: kernel_release(), phases: self.phases },
         })

@@ -4,10 +4,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use pyro_protocol::guest::{ENTROPY_BYTES, Identity};
+use pyro_protocol::layout::network::{GATEWAY_V4, HOST_NAME};
 use rustix::io::Errno;
 use rustix::system::sethostname;
 use rustix::time::{ClockId, Timespec, clock_settime};
 
+use crate::network::Network;
 use crate::sys;
 
 /// Why the identity could not be taken.
@@ -28,7 +30,7 @@ pub(crate) enum IdentityError {
 }
 
 /// Sets clock, random seed, machine id and host name.
-pub(crate) fn take(identity: Identity) -> Result<(), IdentityError> {
+pub(crate) fn take(identity: Identity, network: Network) -> Result<(), IdentityError> {
     let Identity { time, entropy, machine_id, hostname } = identity;
 
     let seconds = i64::try_from(time.as_secs())
@@ -46,7 +48,7 @@ pub(crate) fn take(identity: Identity) -> Result<(), IdentityError> {
     sethostname(hostname.as_bytes()).map_err(|source| IdentityError::Hostname { source })?;
     replace("/etc/machine-id", &format!("{machine_id}\n")).map_err(file)?;
     replace("/etc/hostname", &format!("{hostname}\n")).map_err(file)?;
-    replace("/etc/hosts", &hosts_file(&hostname)).map_err(file)
+    replace("/etc/hosts", &hosts_file(&hostname, network)).map_err(file)
 }
 
 /// Writes a file. One of the same length, as a VM finds that was restored from a template, is written
@@ -67,13 +69,19 @@ fn file(source: io::Error) -> IdentityError {
 }
 
 /// As Debian's installer writes it.
-fn hosts_file(hostname: &str) -> String {
+fn hosts_file(hostname: &str, network: Network) -> String {
+    // Its IPv6 address would be the first to be tried, and few servers of a host listen on `::1`.
+    let host = match network {
+        Network::Absent => String::new(),
+        Network::Present => format!("{GATEWAY_V4}\t{HOST_NAME}\n"),
+    };
     format!(
         "127.0.0.1\tlocalhost\n\
          127.0.1.1\t{hostname}\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
          ff02::1\tip6-allnodes\n\
-         ff02::2\tip6-allrouters\n"
+         ff02::2\tip6-allrouters\n\
+         {host}"
     )
 }
 

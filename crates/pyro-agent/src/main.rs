@@ -16,6 +16,8 @@ mod devices;
 
 mod root;
 
+mod network;
+
 mod agent;
 
 mod readiness;
@@ -71,11 +73,11 @@ fn live() {
         Ok(booted) => booted,
         Err(error) => return farewell::fail_before_greeting(port, console::chain(&error)),
     };
-    let mut agent = Agent::new(port, booted.child_exits, booted.cgroups, booted.report);
+    let (mut agent, scratch) = Agent::new(port, booted);
     let served = agent.serve();
     let port = agent.into_port();
     match served {
-        Ok(()) => farewell::part(port, &booted.scratch),
+        Ok(()) => farewell::part(port, &scratch),
         Err(error) => farewell::fail(port, console::chain(&error)),
     }
 }
