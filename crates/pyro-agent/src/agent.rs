@@ -18,6 +18,7 @@ use rustix::process::{Signal, WaitOptions, WaitStatus, getpid, kill_process, wai
 use crate::boot::Booted;
 use crate::cgroup::RunsCgroup;
 use crate::conversation::{Conversation, Heard};
+use crate::files::Files;
 use crate::identity::IdentityError;
 use crate::input::Input;
 use crate::leftover::Leftover;
@@ -56,6 +57,7 @@ pub(crate) struct Agent {
     cgroups: Option<RunsCgroup>,
     runs: Vec<Run>,
     leftovers: Vec<Leftover>,
+    files: Files,
     network: Network,
     boot: BootReport,
     /// Of [`CHUNK_BYTES_MAX`] bytes: whatever is read passes through it.
@@ -103,6 +105,7 @@ impl Agent {
             cgroups,
             runs: Vec::new(),
             leftovers: Vec::new(),
+            files: Files::default(),
             network,
             boot,
             buffer: vec![0; CHUNK_BYTES_MAX].into_boxed_slice(),
@@ -283,6 +286,13 @@ impl Agent {
                         state.resize(size);
                     }
                 }
+                Some(Heard::Message(ToGuest::WriteFile { path, bytes, part })) => {
+                    match self.files.take(path, &bytes, part) {
+                        None => {}
+                        Some(Ok(())) => self.say(&FromGuest::FileWritten)?,
+                        Some(Err(reason)) => self.say(&FromGuest::FileNotWritten { reason })?,
+                    }
+                }
                 Some(Heard::Message(ToGuest::Kill { run })) => self.kill(run),
                 Some(Heard::Message(ToGuest::Ping)) => self.say(&FromGuest::Pong)?,
                 Some(Heard::Message(ToGuest::PowerOff)) => return Ok(Next::PowerOff),
@@ -298,6 +308,7 @@ impl Agent {
     /// Kills what the conversation started, and forgets what was to be said in it.
     fn end_conversation(&mut self) {
         self.configuration = Configuration::Missing;
+        self.files.give_up();
         self.port.drop_backlog();
         self.leftovers.extend(self.runs.drain(..).map(Run::into_leftover));
         for leftover in &mut self.leftovers {

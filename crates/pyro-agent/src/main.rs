@@ -28,6 +28,8 @@ mod conversation;
 
 mod identity;
 
+mod files;
+
 mod run;
 
 mod command;

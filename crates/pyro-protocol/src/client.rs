@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::guest::BootReport;
-use crate::network::{NetworkSpec, Refusals};
+use crate::network::{NetworkSpec, PublishedPort, Refusals};
 use crate::record::VmRecord;
 use crate::run::{Command, ExitStatus, RunId, Stream, TerminalSize};
 
@@ -248,6 +248,8 @@ pub struct LaunchReport {
     pub boot: BootReport,
     /// How often the boot was tried; more than once where a first one never answered.
     pub boot_attempts: u32,
+    /// The ports that the VM publishes, each with the host's port that it did get.
+    pub published: Vec<PublishedPort>,
 }
 
 /// How a VM did come to life.

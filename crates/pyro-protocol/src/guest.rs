@@ -6,6 +6,8 @@
 //!                 ◄─────────────────── Welcome (nonce)
 //!     Configure ───────────────────────►
 //!                 ◄─────────────────── Ready
+//!     WriteFile, in parts ─────────────►
+//!                 ◄─────────────────── FileWritten | FileNotWritten
 //!     Start 1 ─────────────────────────►
 //!                 ◄─────────────────── Started 1, output frames, GrantStdin
 //!     stdin frames, GrantOutput ───────►
@@ -27,6 +29,9 @@ pub const ENTROPY_BYTES: usize = 64;
 
 /// The longest text an agent may send (an error, a kernel release), in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// The longest part of a file in one message, in bytes: with the longest path it fits into a frame.
+pub const FILE_PART_BYTES_MAX: usize = 128 * 1024;
 
 /// From the supervisor to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +62,22 @@ pub enum ToGuest {
         run: RunId,
         size: TerminalSize,
     },
+    /// The next bytes of a file that this VM has and others made from its template have not. The parts of
+    /// one file follow each other; with the last one it takes the place of what was there.
+    WriteFile {
+        /// Absolute. Its directories are made where they are missing.
+        path: String,
+        /// At most [`FILE_PART_BYTES_MAX`].
+        bytes: Vec<u8>,
+        part: FilePart,
+    },
+}
+
+/// Whether more of a file follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FilePart {
+    More,
+    Last,
 }
 
 /// What makes one VM different from all others made from the same template.
@@ -103,6 +124,12 @@ pub enum FromGuest {
     Goodbye,
     /// The agent cannot go on, and why. The VM is useless.
     Fatal {
+        reason: String,
+    },
+    /// The file whose last part came is in its place.
+    FileWritten,
+    /// The file that was begun is not written, and no part of it is left. Comes once, after its last part.
+    FileNotWritten {
         reason: String,
     },
 }

@@ -2,14 +2,17 @@
 //! configured.
 
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use pyro_network::{PreparedNetwork, RunningNetwork};
 use pyro_protocol::client::{Confinement, LaunchSpec};
 use pyro_protocol::frame::{FrameKind, decode_message};
 use pyro_protocol::guest::{BootReport, ENTROPY_BYTES, FromGuest, Identity, ToGuest};
 use pyro_protocol::handshake::Nonce;
+use pyro_protocol::network::PublishedPort;
 use pyro_qemu::machine::Machine;
 use pyro_qemu::monitor::{Monitor, MonitorError};
 use pyro_qemu::process::{QemuEnd, QemuProcess, SpawnError};
@@ -42,6 +45,7 @@ pub(crate) struct Vm {
     pub(crate) guest: Link,
     pub(crate) console: Console,
     pub(crate) monitor: Monitor,
+    network: VmNetwork,
     /// The memory of the template it was restored from, which other VMs may borrow.
     frozen_memory: Option<OwnedFd>,
 }
@@ -51,6 +55,53 @@ impl Vm {
     pub(crate) fn lend(&mut self, frozen_memory: OwnedFd) {
         self.frozen_memory = Some(frozen_memory);
     }
+
+    /// Has `network` carry its packets from now on. What the guest has sent before was waiting.
+    pub(crate) fn connect(&mut self, network: PreparedNetwork) -> io::Result<()> {
+        if let VmNetwork::Unserved(line) = mem::replace(&mut self.network, VmNetwork::None) {
+            self.network = VmNetwork::Served(network.start(line)?);
+        }
+        Ok(())
+    }
+
+    /// Its network, where one carries its packets.
+    pub(crate) fn running_network(&self) -> Option<&RunningNetwork> {
+        match &self.network {
+            VmNetwork::Served(network) => Some(network),
+            VmNetwork::None | VmNetwork::Unserved(_) => None,
+        }
+    }
+
+    /// The ports that it publishes, each with the host's port that it did get.
+    pub(crate) fn published(&self) -> &[PublishedPort] {
+        self.running_network().map_or(&[], RunningNetwork::published)
+    }
+
+    /// What the agent says next, before there are runs.
+    pub(crate) async fn next_answer(&mut self) -> Result<FromGuest, BootError> {
+        let no_conversation = |source| BootError::NoConversation { source };
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(CONFIGURE_DEADLINE, self.guest.next_frame()) => answer,
+            never = self.console.pump() => match never {},
+        };
+        let too_late = |_| no_conversation(LinkError::TooLate { deadline: CONFIGURE_DEADLINE });
+        let frame = answer.map_err(too_late)?.map_err(no_conversation)?;
+        if frame.kind != FrameKind::Message {
+            return Err(BootError::UnexpectedAnswer);
+        }
+        decode_message(&frame.payload)
+            .map_err(|source| no_conversation(LinkError::NoFrame { source }))
+    }
+}
+
+/// What is at the other end of a machine's network device. It ends with the machine.
+#[derive(Debug)]
+pub(crate) enum VmNetwork {
+    /// It has no such device.
+    None,
+    /// Nobody yet: packets wait in the line, and then in the guest. A template never gets further.
+    Unserved(std::os::unix::net::UnixStream),
+    Served(RunningNetwork),
 }
 
 /// The host's ends of a machine's sockets, made before the machine.
@@ -59,6 +110,7 @@ pub(crate) struct HostEnds {
     pub(crate) port: UnixStream,
     pub(crate) console: UnixStream,
     pub(crate) monitor: UnixStream,
+    pub(crate) network: VmNetwork,
 }
 
 /// The program that machines run in, and what keeps them in.
@@ -138,7 +190,8 @@ pub(crate) async fn boot(
     };
     let (process, guest, console) =
         come_up(qemu, machine, host.port, host.console, watch, BOOT_DEADLINE).await?;
-    Ok(Vm { qemu: process, guest, console, monitor, frozen_memory: None })
+    let network = host.network;
+    Ok(Vm { qemu: process, guest, console, monitor, network, frozen_memory: None })
 }
 
 /// Restores `machine` and waits for its agent. Its files need not be filled before: QEMU takes as long
@@ -168,7 +221,8 @@ pub(crate) async fn wake(
     };
     let (process, guest, console) =
         come_up(qemu, machine, host.port, host.console, watch, WAKE_DEADLINE).await?;
-    Ok(Vm { qemu: process, guest, console, monitor, frozen_memory: None })
+    let network = host.network;
+    Ok(Vm { qemu: process, guest, console, monitor, network, frozen_memory: None })
 }
 
 /// Starts QEMU and waits until the agent answers, QEMU ends, `fault` tells of one, or `deadline` is
@@ -227,18 +281,7 @@ pub(crate) async fn configure(vm: &mut Vm, vm_id: &str) -> Result<BootReport, Bo
     let no_conversation = |source| BootError::NoConversation { source };
     let identity = identity(vm_id)?;
     vm.guest.send_message(&ToGuest::Configure(identity)).map_err(no_conversation)?;
-    let answer = tokio::select! {
-        answer = tokio::time::timeout(CONFIGURE_DEADLINE, vm.guest.next_frame()) => answer,
-        never = vm.console.pump() => match never {},
-    };
-    let too_late = |_| no_conversation(LinkError::TooLate { deadline: CONFIGURE_DEADLINE });
-    let frame = answer.map_err(too_late)?.map_err(no_conversation)?;
-    if frame.kind != FrameKind::Message {
-        return Err(BootError::UnexpectedAnswer);
-    }
-    let message = decode_message(&frame.payload)
-        .map_err(|source| no_conversation(LinkError::NoFrame { source }))?;
-    match message {
+    match vm.next_answer().await? {
         FromGuest::Ready(report) => Ok(untrusted::boot_report(report)),
         FromGuest::Fatal { reason } => {
             Err(BootError::AgentGaveUp { reason: untrusted::text(reason) })
@@ -247,6 +290,8 @@ pub(crate) async fn configure(vm: &mut Vm, vm_id: &str) -> Result<BootReport, Bo
         | FromGuest::StartFailed { .. }
         | FromGuest::GrantStdin { .. }
         | FromGuest::Exited { .. }
+        | FromGuest::FileWritten
+        | FromGuest::FileNotWritten { .. }
         | FromGuest::Pong
         | FromGuest::Goodbye => Err(BootError::UnexpectedAnswer),
     }

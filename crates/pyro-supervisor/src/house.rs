@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use pyro_protocol::network::PublishedPort;
 use pyro_protocol::record::{VmRecord, VmState};
 use rustix::net::sockopt::socket_peercred;
 use tokio::net::{UnixListener, UnixStream};
@@ -60,9 +61,12 @@ impl House {
         Ok(Self { directory, record, journal, listener, _lock: lock, _needed: needed })
     }
 
-    /// Writes down where the VM stands.
-    pub(crate) fn record(&mut self, state: VmState) -> io::Result<()> {
+    /// Writes down where the VM stands, and which ports it publishes there.
+    pub(crate) fn record(&mut self, state: VmState, published: &[PublishedPort]) -> io::Result<()> {
         self.record.state = state;
+        if let Some(network) = &mut self.record.network {
+            network.published = published.to_vec();
+        }
         journal::write_whole(&self.directory, RECORD, &self.record)
     }
 

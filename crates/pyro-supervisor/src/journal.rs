@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fs_err::File;
+use pyro_protocol::client::RunEnd;
 use pyro_protocol::record::{RunFate, RunRecord};
 use pyro_protocol::run::{RunId, Stream};
 use serde::Serialize;
@@ -68,7 +69,7 @@ impl Journal {
         Ok(Self { directory, running, over, kept_bytes: 0 })
     }
 
-    /// Writes down that a run began, or is over. What cannot be written is missing later, and disturbs
+    /// Writes down that a run began, or failed. What cannot be written is missing later, and disturbs
     /// nobody now.
     pub(crate) fn note(&mut self, note: Note) {
         match note {
@@ -78,13 +79,17 @@ impl Journal {
                     self.running.insert(run, entry);
                 }
             }
-            Note::Ended(end) => self.settle(end.number, |entry| RunFate::Ended {
-                end,
-                stdout_bytes: entry.stdout.written_bytes,
-                stderr_bytes: entry.stderr.written_bytes,
-            }),
             Note::Failed { run, reason } => self.settle(run, |_| RunFate::Failed { reason }),
         }
+    }
+
+    /// Writes down that a run has ended. The same holds for what cannot be written.
+    pub(crate) fn note_end(&mut self, end: RunEnd) {
+        self.settle(end.number, |entry| RunFate::Ended {
+            end,
+            stdout_bytes: entry.stdout.written_bytes,
+            stderr_bytes: entry.stderr.written_bytes,
+        });
     }
 
     /// Keeps what a run wrote, within the limits.
@@ -252,15 +257,15 @@ mod tests {
         Note::Began { run: RunId(run), command: format!("command {run}") }
     }
 
-    fn ended(run: u32) -> Note {
-        Note::Ended(RunEnd {
+    fn ended(run: u32) -> RunEnd {
+        RunEnd {
             number: RunId(run),
             status: ExitStatus::Exited { code: 3 },
             duration: Duration::from_millis(5),
             reason: EndReason::Finished,
             out_of_memory: false,
             refusals: Refusals::default(),
-        })
+        }
     }
 
     fn read(directory: &Path, run: u32, stream: Stream, offset: u64) -> Vec<u8> {
@@ -282,7 +287,7 @@ mod tests {
         let kept = run(directory.path(), 1).unwrap();
         assert_eq!((kept.record.fate, kept.stdout_kept_bytes), (RunFate::Running, 6));
         journal.append(RunId(1), Stream::Stdout, b", more");
-        journal.note(ended(1));
+        journal.note_end(ended(1));
         assert_eq!(read(directory.path(), 1, Stream::Stdout, 3), b"out, more");
         assert_eq!(read(directory.path(), 1, Stream::Stderr, 0), b"to err");
         let kept = run(directory.path(), 1).unwrap();
@@ -309,7 +314,7 @@ mod tests {
         let record = directory.path().join("runs/1/record");
         fs_err::remove_file(&record).unwrap();
         fs_err::create_dir_all(record.join("full")).unwrap();
-        journal.note(ended(1));
+        journal.note_end(ended(1));
         assert_eq!(numbers(directory.path()), [0_u32; 0]);
         assert_eq!(journal.kept_bytes, 0);
     }
@@ -324,7 +329,7 @@ mod tests {
         }
         // Nothing is kept behind a gap.
         journal.append(RunId(1), Stream::Stdout, b"y");
-        journal.note(ended(1));
+        journal.note_end(ended(1));
         let kept = run(directory.path(), 1).unwrap();
         assert_eq!(kept.stdout_kept_bytes, STREAM_BYTES_MAX);
         let RunFate::Ended { stdout_bytes, .. } = kept.record.fate else { panic!("no end") };
@@ -342,7 +347,7 @@ mod tests {
                 journal.append(RunId(run), Stream::Stdout, &piece);
             }
             if run != 2 {
-                journal.note(ended(run));
+                journal.note_end(ended(run));
             }
         }
         // The second is not over, and so only the first can go.
@@ -356,7 +361,7 @@ mod tests {
         let runs_max = u32::try_from(RUNS_MAX).unwrap();
         for run in 1..=runs_max + 5 {
             journal.note(began(run));
-            journal.note(ended(run));
+            journal.note_end(ended(run));
         }
         assert_eq!(numbers(directory.path()), (6..=runs_max + 5).collect::<Vec<_>>());
     }

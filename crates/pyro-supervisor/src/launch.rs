@@ -2,19 +2,24 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use pyro_network::{PreparedNetwork, PublishError};
 use pyro_protocol::client::{
     LaunchPhase, LaunchReport, LaunchSpec, LaunchStep, StartKind, StartPolicy,
 };
 use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_protocol::guest::BootReport;
+use pyro_protocol::layout::network::{GUEST_MAC, MTU};
 use pyro_protocol::layout::{PORT_NAME, ROOTFS_SERIAL, SCRATCH_SERIAL};
-use pyro_qemu::machine::{Boot, Disk, Image, Machine, Memory, MemorySharing, Port, Start};
+use pyro_qemu::machine::{Boot, Disk, Image, Machine, Memory, MemorySharing, Nic, Port, Start};
 use pyro_qemu::tsc;
 
-use crate::boot::{self, BootError, HostEnds, Qemu, Vm};
+use crate::background;
+use crate::boot::{self, BootError, HostEnds, Qemu, Vm, VmNetwork};
+use crate::guest_files::{self, GuestFileError};
 use crate::initramfs::{self, InitramfsError};
 use crate::memory;
 use crate::scratch::{self, ScratchDisk, ScratchError};
@@ -39,6 +44,12 @@ pub(crate) enum LaunchError {
     NoSockets { source: io::Error },
     #[error("cannot boot the VM")]
     Boot { source: BootError },
+    #[error("cannot publish a port of the VM")]
+    Publish { source: PublishError },
+    #[error("cannot give the VM its network")]
+    Network { source: io::Error },
+    #[error("cannot give the VM its files")]
+    GuestFile { source: GuestFileError },
 }
 
 impl LaunchError {
@@ -65,7 +76,25 @@ impl LaunchError {
             } => Failure::from_error(FailureKind::VmStartFailed, &self)
                 .hint("the host may be overloaded: try again with fewer VMs at a time")
                 .hint("run `pyro doctor` to check this host"),
-            Self::Scratch { .. }
+            Self::Publish { source: PublishError { port, .. } } => {
+                Failure::from_error(FailureKind::InvalidInput, &self).hint(format!(
+                    "end the program that has port {} of 127.0.0.1, or publish another: \
+                     `{}` alone takes any free one",
+                    port.host, port.guest
+                ))
+            }
+            Self::GuestFile { source } => {
+                let kind = match source {
+                    GuestFileError::NotGiven { .. } => FailureKind::VmStartFailed,
+                    GuestFileError::Unreadable { .. }
+                    | GuestFileError::NotPlain { .. }
+                    | GuestFileError::TooLong { .. }
+                    | GuestFileError::NotWritten { .. } => FailureKind::InvalidInput,
+                };
+                Failure::from_error(kind, &self)
+            }
+            Self::Network { .. }
+            | Self::Scratch { .. }
             | Self::Initramfs { .. }
             | Self::NoMemory { .. }
             | Self::NoSockets { .. }
@@ -109,7 +138,13 @@ pub(crate) async fn launch(
     progress: impl Fn(LaunchPhase) + Sync,
 ) -> Result<Launched, LaunchError> {
     let mut clock = StepClock { launched: Instant::now(), steps: Vec::new() };
-    let (vm, boot, disk, start, boot_attempts) = match (&spec.start, disk) {
+    let files = spec.guest_files.clone();
+    let files = background::run(move || guest_files::read(&files)).await;
+    let files = files.map_err(|source| LaunchError::GuestFile { source })?;
+    // Before anything is started for a VM that cannot have its ports.
+    let network = spec.network.clone().map(PreparedNetwork::new).transpose();
+    let network = network.map_err(|source| LaunchError::Publish { source })?;
+    let (mut vm, boot, disk, start, boot_attempts) = match (&spec.start, disk) {
         (StartPolicy::ColdBoot, disk) => {
             cold_boot(spec, disk, StartKind::ColdBoot, &progress, &mut clock).await?
         }
@@ -129,7 +164,12 @@ pub(crate) async fn launch(
             }
         }
     };
-    let report = LaunchReport { start, steps: clock.steps, boot, boot_attempts };
+    guest_files::write(&mut vm, files).await.map_err(|source| LaunchError::GuestFile { source })?;
+    if let Some(network) = network {
+        vm.connect(network).map_err(|source| LaunchError::Network { source })?;
+    }
+    let published = vm.published().to_vec();
+    let report = LaunchReport { start, steps: clock.steps, boot, boot_attempts, published };
     Ok(Launched { vm, report, disk })
 }
 
@@ -213,6 +253,13 @@ pub(crate) fn assemble(
     let (host_port, guest_port) = boot::socket_pair().map_err(no_sockets)?;
     let (host_console, guest_console) = boot::socket_pair().map_err(no_sockets)?;
     let (host_monitor, qemu_monitor) = boot::socket_pair().map_err(no_sockets)?;
+    let (network, nic) = if spec.network.is_some() {
+        let (host, qemu) = UnixStream::pair().map_err(no_sockets)?;
+        let nic = Nic { mac: GUEST_MAC, mtu: MTU, socket: qemu.into() };
+        (VmNetwork::Unserved(host), Some(nic))
+    } else {
+        (VmNetwork::None, None)
+    };
     let machine = Machine {
         accelerator: spec.accelerator,
         vcpu_count: spec.vcpu_count,
@@ -234,9 +281,10 @@ pub(crate) fn assemble(
                 },
             },
         ],
-        nic: None,
+        nic,
     };
-    Ok((machine, HostEnds { port: host_port, console: host_console, monitor: host_monitor }))
+    let (port, console, monitor) = (host_port, host_console, host_monitor);
+    Ok((machine, HostEnds { port, console, monitor, network }))
 }
 
 fn open(path: &PathBuf) -> Result<OwnedFd, LaunchError> {

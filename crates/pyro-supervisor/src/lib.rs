@@ -35,6 +35,8 @@ mod launch;
 
 mod boot;
 
+mod guest_files;
+
 mod template;
 
 mod initramfs;

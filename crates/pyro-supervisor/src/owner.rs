@@ -1,22 +1,26 @@
 //! The one task that owns a VM: waits for whatever happens next, and lets the pure
 //! [`lifecycle`](crate::lifecycle) and [`conversation`](crate::conversation) decide what follows.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pyro_network::RefusalWatch;
 use pyro_protocol::client::{
     FromSupervisor, LaunchPhase, LaunchReport, LaunchSpec, Lifetime, ToSupervisor,
 };
 use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_protocol::frame::{Frame, FrameKind, decode_message};
 use pyro_protocol::guest::ToGuest;
+use pyro_protocol::network::PublishedPort;
 use pyro_protocol::record::VmState;
+use pyro_protocol::run::RunId;
 use tokio::sync::mpsc;
 
 use crate::boot::Vm;
 use crate::clients::{Clients, Said};
-use crate::conversation::{ClientId, Conversation, Outgoing, WAIT_MAX};
+use crate::conversation::{ClientId, Conversation, Note, Outgoing, WAIT_MAX};
 use crate::fault::{ClientFault, GuestFault};
 use crate::house::House;
 use crate::launch::{self, LaunchError, Launched};
@@ -51,6 +55,8 @@ struct Owner {
     /// The disk of a VM with a life of its own, from its first machine on.
     disk: Option<ScratchDisk>,
     report: Option<LaunchReport>,
+    /// What the network refuses while each run is on.
+    refusals: BTreeMap<RunId, RefusalWatch>,
     failure: Option<Failure>,
     expires_at: Instant,
     /// When the guest has had enough time to power off.
@@ -97,6 +103,7 @@ pub(crate) async fn own(spec: LaunchSpec, creator: Link, house: Option<House>) {
         machine: None,
         disk: None,
         report: None,
+        refusals: BTreeMap::new(),
         failure: None,
         expires_at,
         power_off_deadline: None,
@@ -176,7 +183,7 @@ impl Owner {
         }
         // Without a record nobody could find it.
         if let Some(house) = &mut self.house
-            && house.record(VmState::Created).is_err()
+            && house.record(VmState::Created, asked_for(&self.spec)).is_err()
         {
             return Some(End::CreatorGone);
         }
@@ -372,8 +379,12 @@ impl Owner {
                 Action::PowerOff => self.power_off(),
                 Action::Record(state) => {
                     if let Some(house) = &mut self.house {
+                        let published = match &self.machine {
+                            Some(vm) => vm.published(),
+                            None => asked_for(&self.spec),
+                        };
                         // It tells others where the VM stands; the VM itself does not depend on it.
-                        house.record(state).ok();
+                        house.record(state, published).ok();
                     }
                 }
                 Action::Answer(client, answer) => self.answer(client, answer),
@@ -450,20 +461,44 @@ impl Owner {
 
     fn deliver(&mut self, outgoing: Vec<Outgoing>) {
         // First, so that who hears of an end finds it in the books.
-        let notes = self.conversation.take_notes();
-        if let Some(house) = &mut self.house {
-            for note in notes {
+        for note in self.conversation.take_notes() {
+            self.watch_refusals(&note);
+            if let Some(house) = &mut self.house {
                 house.journal.note(note);
             }
         }
         for frame in outgoing {
             match frame {
                 Outgoing::ToClient(client, bytes) => self.clients.send(client, bytes),
+                Outgoing::Ended { client, run, mut end } => {
+                    if let Some(watch) = self.refusals.remove(&end.number) {
+                        end.refusals = watch.refusals();
+                    }
+                    if let Some(house) = &mut self.house {
+                        house.journal.note_end(end.clone());
+                    }
+                    self.clients.tell(client, &FromSupervisor::Ended { run, end });
+                }
                 Outgoing::ToGuest(bytes) => {
                     if let Some(vm) = &mut self.machine {
                         vm.guest.send(&bytes);
                     }
                 }
+            }
+        }
+    }
+
+    /// Keeps what is refused while a run is on, from before the guest hears of it.
+    fn watch_refusals(&mut self, note: &Note) {
+        match note {
+            Note::Began { run, .. } => {
+                let network = self.machine.as_ref().and_then(Vm::running_network);
+                if let Some(network) = network {
+                    self.refusals.insert(*run, network.refusals().watch());
+                }
+            }
+            Note::Failed { run, .. } => {
+                self.refusals.remove(run);
             }
         }
     }
@@ -510,6 +545,11 @@ impl Owner {
         Failure::new(FailureKind::VmExpired, text)
             .hint("ask for a longer life with `ttl_seconds` (3600 at most)")
     }
+}
+
+/// The ports that a VM publishes once its machine runs.
+fn asked_for(spec: &LaunchSpec) -> &[PublishedPort] {
+    spec.network.as_ref().map_or(&[], |network| &network.published)
 }
 
 async fn destroy(vm: Vm) {

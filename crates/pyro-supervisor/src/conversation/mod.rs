@@ -47,6 +47,14 @@ const SIGNALS: std::ops::RangeInclusive<u8> = 1..=64;
 pub(crate) enum Outgoing {
     ToGuest(Vec<u8>),
     ToClient(ClientId, Vec<u8>),
+    /// A client's `Ended`, as far as it is known here: what was refused in the meantime is not. To be written
+    /// down before it is sent.
+    Ended {
+        client: ClientId,
+        /// The number that the client knows.
+        run: RunId,
+        end: RunEnd,
+    },
 }
 
 /// One of those who are connected.
@@ -63,11 +71,11 @@ pub(crate) struct Conversation {
     notes: Vec<Note>,
 }
 
-/// What is to be written down of a run, for those who ask later. Each run begins once and is over once.
+/// What is to be written down of a run, for those who ask later. Each run begins once and is over once: it
+/// fails, or is [`Ended`](Outgoing::Ended).
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Note {
     Began { run: RunId, command: String },
-    Ended(RunEnd),
     Failed { run: RunId, reason: String },
 }
 
@@ -171,7 +179,7 @@ impl Conversation {
                 let refusals = Refusals::default();
                 let end =
                     RunEnd { number: id, status, duration, reason, out_of_memory: false, refusals };
-                self.end(&run, end)
+                run.ended(end)
             }
         });
         told.collect()
@@ -248,8 +256,7 @@ impl Conversation {
                     .cause(text(reason));
                 Ok(vec![self.fail(id, &run, failure)])
             }
-            FromGuest::GrantStdin { bytes: 0, .. } => Err(GuestFault::OutOfTurn),
-            FromGuest::GrantStdin { run, bytes } => {
+            FromGuest::GrantStdin { run, bytes: bytes @ 1.. } => {
                 let run = self.run_of_guest(run, Progress::Started)?;
                 run.stdin.grant(bytes).map_err(|source| GuestFault::BeyondCredit { source })?;
                 Ok(vec![run.tell(|run| FromSupervisor::GrantStdin { run, bytes })])
@@ -265,18 +272,16 @@ impl Conversation {
                 let duration = now - run.started;
                 let refusals = Refusals::default();
                 let end = RunEnd { number: id, status, duration, reason, out_of_memory, refusals };
-                Ok(vec![self.end(&run, end)])
+                Ok(vec![run.ended(end)])
             }
             FromGuest::Fatal { reason } => Err(GuestFault::GaveUp { reason: text(reason) }),
-            FromGuest::Ready(_) | FromGuest::Pong | FromGuest::Goodbye => {
-                Err(GuestFault::OutOfTurn)
-            }
+            FromGuest::GrantStdin { bytes: 0, .. }
+            | FromGuest::Ready(_)
+            | FromGuest::FileWritten
+            | FromGuest::FileNotWritten { .. }
+            | FromGuest::Pong
+            | FromGuest::Goodbye => Err(GuestFault::OutOfTurn),
         }
-    }
-
-    fn end(&mut self, run: &Run, end: RunEnd) -> Outgoing {
-        self.notes.push(Note::Ended(end.clone()));
-        run.tell(|run| FromSupervisor::Ended { run, end })
     }
 
     fn fail(&mut self, id: RunId, run: &Run, failure: Failure) -> Outgoing {
@@ -363,12 +368,9 @@ mod tests {
     }
 
     fn end_reason(outgoing: &[Outgoing]) -> EndReason {
-        let [Outgoing::ToClient(_, bytes)] = outgoing else {
-            panic!("one message to the client, not {outgoing:?}");
-        };
-        match decode_message(&bytes[pyro_protocol::frame::HEADER_BYTES..]).unwrap() {
-            FromSupervisor::Ended { end, .. } => end.reason,
-            other => panic!("an end, not {other:?}"),
+        match outgoing {
+            [Outgoing::Ended { end, .. }] => end.reason,
+            _ => panic!("one end, not {outgoing:?}"),
         }
     }
 
@@ -536,7 +538,14 @@ mod tests {
             let mut ends = BTreeMap::<RunId, usize>::new();
             let mut output_bytes = BTreeMap::<RunId, usize>::new();
             for frame in outgoing {
-                let Outgoing::ToClient(_, bytes) = frame else { continue };
+                let bytes = match frame {
+                    Outgoing::ToClient(_, bytes) => bytes,
+                    Outgoing::Ended { run, .. } => {
+                        *ends.entry(run).or_default() += 1;
+                        continue;
+                    }
+                    Outgoing::ToGuest(_) => continue,
+                };
                 let mut decoder = pyro_protocol::frame::FrameDecoder::default();
                 decoder.push(&bytes);
                 let frame = decoder.next_frame().unwrap().unwrap();
@@ -544,11 +553,10 @@ mod tests {
                     *output_bytes.entry(frame.run).or_default() += frame.payload.len();
                     continue;
                 }
-                match decode_message(&frame.payload).unwrap() {
-                    FromSupervisor::Ended { run, .. } | FromSupervisor::RunFailed { run, .. } => {
-                        *ends.entry(run).or_default() += 1;
-                    }
-                    _ => {}
+                if let FromSupervisor::RunFailed { run, .. } =
+                    decode_message(&frame.payload).unwrap()
+                {
+                    *ends.entry(run).or_default() += 1;
                 }
             }
             prop_assert_eq!(ends.into_values().collect::<Vec<_>>(), [1, 1]);

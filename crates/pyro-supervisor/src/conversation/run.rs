@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pyro_protocol::client::{EndReason, FromSupervisor};
+use pyro_protocol::client::{EndReason, FromSupervisor, RunEnd};
 use pyro_protocol::credit::Credit;
 use pyro_protocol::frame::encode_message;
 use pyro_protocol::guest::ToGuest;
@@ -64,6 +64,10 @@ impl Run {
     pub(super) fn tell(&self, message: impl FnOnce(RunId) -> FromSupervisor) -> Outgoing {
         let frame = encode_message(&message(self.number));
         Outgoing::ToClient(self.client, frame.expect("what the guest adds to it is cut short"))
+    }
+
+    pub(super) fn ended(&self, end: RunEnd) -> Outgoing {
+        Outgoing::Ended { client: self.client, run: self.number, end }
     }
 
     pub(super) fn output_credit(&mut self, stream: Stream) -> &mut Credit {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
-use pyro_protocol::client::{FromSupervisor, RunEnd, ToSupervisor};
+use pyro_protocol::client::{FromSupervisor, ToSupervisor};
 use pyro_protocol::credit::WINDOW_BYTES;
 use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_protocol::frame::{
@@ -271,7 +271,8 @@ impl Table {
 
     fn enter_answer(&mut self, cause: &Frame, outgoing: &[Outgoing]) {
         assert!(outgoing.len() <= 1, "one frame causes several: {outgoing:?}");
-        for Outgoing::ToGuest(bytes) | Outgoing::ToClient(_, bytes) in outgoing {
+        for frame in outgoing {
+            let (Outgoing::ToGuest(bytes) | Outgoing::ToClient(_, bytes)) = frame else { continue };
             let bytes_max = cause.payload.len() + HEADER_BYTES + OVERHEAD_BYTES_MAX;
             assert!(
                 bytes.len() <= bytes_max,
@@ -288,10 +289,13 @@ impl Table {
     fn close(mut self) {
         let failure = Failure::new(FailureKind::VmLost, "lost");
         let outgoing = self.conversation.vm_gone(&failure, self.now);
-        assert!(outgoing.iter().all(|frame| matches!(frame, Outgoing::ToClient(CLIENT, _))));
+        let is_the_clients = |frame: &Outgoing| {
+            matches!(frame, Outgoing::ToClient(CLIENT, _) | Outgoing::Ended { client: CLIENT, .. })
+        };
+        assert!(outgoing.iter().all(is_the_clients));
         self.books.enter(&outgoing);
         assert!(self.books.runs.is_empty(), "a run never ends: {:?}", self.books.runs);
-        assert_each_run_is_noted_once(self.conversation.take_notes());
+        assert_each_run_is_over_once(self.conversation.take_notes(), self.books.ended);
         assert!(self.conversation.next_deadline().is_none());
     }
 }
@@ -303,6 +307,8 @@ struct Books {
     runs: BTreeMap<RunId, Account>,
     /// What the client calls the run that it asks for at this moment.
     requested: Option<RunId>,
+    /// In the guest's numbers.
+    ended: Vec<RunId>,
 }
 
 /// What each stream of a run may still carry.
@@ -360,6 +366,10 @@ impl Books {
             match frame {
                 Outgoing::ToGuest(bytes) => self.enter_to_guest(&only_frame(bytes)),
                 Outgoing::ToClient(_, bytes) => self.enter_to_client(&only_frame(bytes)),
+                Outgoing::Ended { run, end, .. } => {
+                    self.settle(*run);
+                    self.ended.push(end.number);
+                }
             }
         }
     }
@@ -380,7 +390,10 @@ impl Books {
                 ToGuest::Resize { run, .. } => {
                     self.account(run);
                 }
-                message @ (ToGuest::Configure(_) | ToGuest::Ping | ToGuest::PowerOff) => {
+                message @ (ToGuest::Configure(_)
+                | ToGuest::WriteFile { .. }
+                | ToGuest::Ping
+                | ToGuest::PowerOff) => {
                     panic!("nobody asked for {message:?}")
                 }
             },
@@ -399,15 +412,15 @@ impl Books {
                     assert_ne!(bytes, 0, "what costs nothing can be said without end");
                     grant(&mut self.account_of_client(run).stdin_bytes, bytes);
                 }
-                FromSupervisor::Ended { run, .. } => self.settle(run),
                 FromSupervisor::RunFailed { run, failure } => {
                     failure.causes.iter().for_each(|cause| assert_shown_safely(cause));
                     self.settle(run);
                 }
-                message @ (FromSupervisor::Progress(_)
+                message @ (FromSupervisor::Ended { .. }
+                | FromSupervisor::Progress(_)
                 | FromSupervisor::Ready(_)
                 | FromSupervisor::Done
-                | FromSupervisor::Failed(_)) => panic!("the VM runs already, but {message:?}"),
+                | FromSupervisor::Failed(_)) => panic!("nobody asked for {message:?}"),
             },
         }
     }
@@ -445,16 +458,19 @@ impl Books {
     }
 }
 
-/// A run is written down when it begins and when it is over, in this order.
-fn assert_each_run_is_noted_once(notes: Vec<Note>) {
+/// A run is written down when it begins, and then fails or ends.
+fn assert_each_run_is_over_once(notes: Vec<Note>, ended: Vec<RunId>) {
     let mut begun = BTreeSet::new();
     for note in notes {
         match note {
             Note::Began { run, .. } => assert!(begun.insert(run), "{run:?} begins twice"),
-            Note::Ended(RunEnd { number: run, .. }) | Note::Failed { run, .. } => {
-                assert!(begun.remove(&run), "{run:?} is over, but not begun");
+            Note::Failed { run, .. } => {
+                assert!(begun.remove(&run), "{run:?} fails, but has not begun");
             }
         }
+    }
+    for run in ended {
+        assert!(begun.remove(&run), "{run:?} ends, but has not begun, or fails as well");
     }
     assert!(begun.is_empty(), "never over: {begun:?}");
 }

@@ -19,16 +19,22 @@ pub fn untrusted(data: &[u8]) {
                 steps: Vec::new(),
                 boot,
                 boot_attempts: 1,
+                published: Vec::new(),
             };
             encode_message(&FromSupervisor::Ready(report)).expect("the guest's part is cut short");
         }
-        Ok(FromGuest::StartFailed { reason, .. } | FromGuest::Fatal { reason }) => {
+        Ok(
+            FromGuest::StartFailed { reason, .. }
+            | FromGuest::Fatal { reason }
+            | FromGuest::FileNotWritten { reason },
+        ) => {
             assert_shown_safely(&text(reason));
         }
         Ok(
             FromGuest::Started { .. }
             | FromGuest::GrantStdin { .. }
             | FromGuest::Exited { .. }
+            | FromGuest::FileWritten
             | FromGuest::Pong
             | FromGuest::Goodbye,
         )

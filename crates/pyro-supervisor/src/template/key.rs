@@ -27,7 +27,7 @@ pub(crate) struct KeyError {
 
 impl TemplateKey {
     /// Changes with this format: the files of a template, or what is said to its agent.
-    const FORMAT: u32 = 2;
+    const FORMAT: u32 = 3;
 
     pub(crate) fn of(spec: &LaunchSpec, warm_up: &[String]) -> Result<Self, KeyError> {
         let mut hasher = Sha256::new();
@@ -44,6 +44,7 @@ impl TemplateKey {
         add("cpu", &cpu_identity()?);
         add("vcpus", &spec.vcpu_count.to_string());
         add("memory", &spec.memory_mib.to_string());
+        add("network", if spec.network.is_some() { "device" } else { "none" });
         for command in warm_up {
             add("warm-up", command);
         }

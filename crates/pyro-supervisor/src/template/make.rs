@@ -116,6 +116,8 @@ async fn run_to_end(vm: &mut Vm, run: RunId, shell: &str) -> Result<(), MakeErro
                 FromGuest::Exited { .. } | FromGuest::StartFailed { .. } => return Ok(()),
                 FromGuest::Ready(_)
                 | FromGuest::GrantStdin { .. }
+                | FromGuest::FileWritten
+                | FromGuest::FileNotWritten { .. }
                 | FromGuest::Pong
                 | FromGuest::Goodbye
                 | FromGuest::Fatal { .. } => return Err(MakeError::UnexpectedAnswer),
