@@ -125,7 +125,6 @@ pub(crate) async fn create(
     request: CreateRequest,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<VmInfo, PyroError> {
-    vm::check(&request.vm)?;
     let vms = directory(pyro);
     // Before anything is pulled for a VM that cannot be.
     if let Some(locked) = vms.lock().await? {

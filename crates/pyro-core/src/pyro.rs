@@ -100,7 +100,6 @@ impl Pyro {
         request: &VmRequest,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Vm, PyroError> {
-        vm::check(request)?;
         let environment = self.ready_environment(request.environment, progress).await?;
         vm::launch(&self.config, &self.store, &environment, request, progress, &self.departures)
             .await

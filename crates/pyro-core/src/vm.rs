@@ -3,6 +3,7 @@
 
 use pyro_environments::{EnvironmentLease, EnvironmentName, InstalledEnvironment, Store};
 use pyro_protocol::client::{Accelerator, LaunchSpec, Lifetime, StartKind};
+use pyro_protocol::network::{AuthoredPolicy, EgressPolicy, NetworkSpec, PolicyAuthor};
 use pyro_supervisor::client::{ClientError, Departures, Supervisor};
 use serde::Serialize;
 
@@ -132,18 +133,6 @@ impl Vm {
     }
 }
 
-/// Refuses what no VM can have.
-pub(crate) fn check(request: &VmRequest) -> Result<(), PyroError> {
-    match request.network {
-        Network::Off => Ok(()),
-        Network::On => Err(PyroError::new(
-            ErrorKind::NotAvailable,
-            "network access from a VM is not available yet",
-        )
-        .hint("leave out `--network`, or `network`: the command then has no network at all")),
-    }
-}
-
 /// Everything a supervisor must know for a VM from an installed environment.
 pub(crate) async fn specify(
     config: &Config,
@@ -174,10 +163,19 @@ pub(crate) async fn specify(
         kernel_image: environment.kernel.vmlinux.clone(),
         kernel_modules: environment.kernel.modules.clone(),
         rootfs_image: environment.rootfs_image.clone(),
-        network: None,
+        network: network(request.network),
         guest_files: Vec::new(),
         scratch_directory,
     })
+}
+
+fn network(network: Network) -> Option<NetworkSpec> {
+    let policy = EgressPolicy::public();
+    let policies = vec![AuthoredPolicy { author: PolicyAuthor::Caller, policy }];
+    match network {
+        Network::Off => None,
+        Network::On => Some(NetworkSpec { policies, published: Vec::new(), resolvers: Vec::new() }),
+    }
 }
 
 /// Starts a VM from an installed environment.
