@@ -279,7 +279,7 @@ impl CommandLine {
         let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
         self.option(
             "-device",
-            format!("virtio-net-device,netdev=network,mac={mac},host_mtu={}", nic.mtu),
+            format!("virtio-net-device,netdev=network,mac={mac},host_mtu={},{LINK_IS_UP}", nic.mtu),
         );
     }
 
@@ -291,6 +291,10 @@ impl CommandLine {
 
 /// QEMU filters its own system calls: no new processes, no other user, no scheduling games.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// A guest that could ask would take the link for down until it has, and drop what is sent in its first
+/// second. And it would announce itself when it is restored, to nobody.
+const LINK_IS_UP: &str = "status=off,guest_announce=off";
 
 /// The smallest machine that has what Linux needs: timer and interrupt controller of a PC for the
 /// emulated case, ACPI because Debian's kernel finds virtio devices through it alone.
