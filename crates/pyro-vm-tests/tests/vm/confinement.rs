@@ -6,18 +6,21 @@ use std::collections::BTreeSet;
 use pyro_vm_tests::{Host, Process, Role, Running};
 
 /// A VM that waits for a line.
-fn waiting(host: &Host, start: &str) -> Running {
-    let running = host.run(&[], &["sh", "-c", "echo ready; read go"]).variable("PYRO_START", start);
+fn waiting(host: &Host, options: &[&str], start: &str) -> Running {
+    let running =
+        host.run(options, &["sh", "-c", "echo ready; read go"]).variable("PYRO_START", start);
     let running = running.start();
     running.wait_for_stdout("ready\n");
     running
 }
 
-/// What `look` sees at the QEMU of a VM that was restored, and of one that was booted.
+/// What `look` sees at the QEMU of a VM that was restored, of one that was booted, and of one with a network.
 fn at_qemu(look: impl Fn(&Process)) {
     let host = Host::new();
-    for start in ["restore", "boot"] {
-        let mut running = waiting(&host, start);
+    let kinds: [(&[&str], &str); 3] =
+        [(&[], "restore"), (&[], "boot"), (&["--network"], "restore")];
+    for (options, start) in kinds {
+        let mut running = waiting(&host, options, start);
         look(&running.process(Role::Qemu));
         running.send("go\n");
         running.outcome().success();

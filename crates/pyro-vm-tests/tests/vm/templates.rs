@@ -150,6 +150,17 @@ fn another_shape_has_another_template() {
 }
 
 #[test]
+fn a_network_has_another_template() {
+    let (host, cache) = (Host::new(), Cache::new());
+    let kinds: [(&[&str], usize); 2] = [(&[], 1), (&["--network"], 2)];
+    for (options, templates) in kinds {
+        cache.restored(&host, options);
+        assert_eq!(cache.complete().len(), templates);
+    }
+    assert!(!cache.restored(&host, &[]).contains(MAKING[0]));
+}
+
+#[test]
 fn a_killed_maker_leaves_nothing_half_done() {
     let (host, cache) = (Host::new(), Cache::new());
     for moment in MAKING {
