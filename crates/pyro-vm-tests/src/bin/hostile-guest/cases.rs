@@ -64,6 +64,7 @@ pub(crate) const CONFIGURATION: &Table<fn(&mut Guest)> = &[
     ("dies instead of being ready", |_| die()),
     ("closes the port instead of being ready", close),
     ("says something else instead of being ready", |guest| guest.say(&FromGuest::Pong)),
+    ("has written a file before it is ready", |guest| guest.say(&FromGuest::FileWritten)),
     ("starts a run before it is ready", |guest| guest.say(&FromGuest::Started { run: NO_RUN })),
     ("sends output before it is ready", |guest| guest.write(NO_RUN, Stream::Stdout, b"early")),
     ("sends a message of 4 GiB before it is ready", |guest| oversized(guest, MESSAGE)),
@@ -144,6 +145,7 @@ pub(crate) const RUN: &Table<fn(&mut Guest, RunId)> = &[
     }),
     ("is ready twice", |guest, _| guest.ready()),
     ("gives a sign of life unasked", |guest, _| guest.say(&FromGuest::Pong)),
+    ("has written a file that nobody gave", |guest, _| guest.say(&FromGuest::FileWritten)),
     ("says goodbye unasked", |guest, _| guest.say(&FromGuest::Goodbye)),
     ("gives up with many words", |guest, _| {
         guest.say(&FromGuest::Fatal { reason: many_words() });
