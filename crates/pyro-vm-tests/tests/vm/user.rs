@@ -72,12 +72,14 @@ fn succeed(command: &mut Command) {
 }
 
 #[test]
-fn an_ordinary_user_runs_vms_from_a_private_home() {
+fn an_ordinary_user_runs_vms_from_a_private_home_with_and_without_a_network() {
     let host = Host::new();
     let user = OrdinaryUser::new(&host);
     let outcome = user.pyro(&["run", BASE, "--", "sh", "-c", "id -u; cat /etc/hostname"]).outcome();
     let text = outcome.success();
     assert!(text.starts_with("0\npyro-"), "root in the guest, nobody on the host: {text}");
+    let network = user.pyro(&["run", BASE, "--network", "--", "cat", "/sys/class/net/eth0/mtu"]);
+    assert_eq!(network.outcome().success(), "65520\n");
     let vms = user.home.join(".local/state/pyro-mcp/vms");
     assert_eq!(fs_err::read_dir(vms).unwrap().count(), 0);
 }
