@@ -29,6 +29,7 @@ pub struct NetworkSpec {
     pub policies: Vec<AuthoredPolicy>,
     pub published: Vec<PublishedPort>,
     /// Where names are looked up, the preferred one first.
+    #[serde(with = "addresses_as_text")]
     pub resolvers: Vec<SocketAddr>,
 }
 
@@ -350,6 +351,29 @@ impl HostPattern {
     }
 }
 
+/// Addresses with their IPv6 zones, which the compact form of an address leaves out: name servers of home networks are
+/// often reachable on one link only.
+mod addresses_as_text {
+    use std::net::SocketAddr;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        addresses: &[SocketAddr],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(addresses.iter().map(ToString::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<SocketAddr>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+    }
+}
+
 const BAD_PORT: &str = "a port is a number from 1 to 65535";
 
 fn parse_port(text: &str) -> Option<u16> {
@@ -382,6 +406,17 @@ mod tests {
         assert_eq!("[fd00::1]:1".parse::<NetworkRule>().unwrap().to_string(), "[fd00::1]:1");
         assert_eq!("8080:80".parse(), Ok(PublishedPort { host: 8080, guest: 80 }));
         assert_eq!("80".parse(), Ok(PublishedPort { host: 0, guest: 80 }));
+    }
+
+    #[test]
+    fn a_name_server_keeps_its_zone_on_the_way() {
+        let spec = NetworkSpec {
+            policies: Vec::new(),
+            published: Vec::new(),
+            resolvers: vec!["[fe80::1%2]:53".parse().unwrap(), "127.0.0.53:53".parse().unwrap()],
+        };
+        let bytes = postcard::to_allocvec(&spec).unwrap();
+        assert_eq!(postcard::from_bytes::<NetworkSpec>(&bytes).unwrap(), spec);
     }
 
     #[test]
