@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::mcp_arguments::McpCommand;
+use crate::network_arguments::NetworkArguments;
 
 /// What a whole `pyro run` looks like.
 pub(crate) const RUN_EXAMPLE: &str = "pyro run debian:12 -- git --version";
@@ -76,6 +77,9 @@ pub(crate) struct RunArguments {
     /// The command and its arguments, after `--`
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) words: Vec<String>,
+    // At the end, because its heading holds for whatever follows.
+    #[command(flatten)]
+    pub(crate) network: NetworkArguments,
 }
 
 /// What a VM gets.
@@ -90,9 +94,6 @@ pub(crate) struct VmArguments {
     /// Destroy the VM after this many seconds, whatever it does (60 to 3600)
     #[arg(long, value_name = "SECONDS", default_value_t = 600, allow_negative_numbers = true, value_parser = whole_number)]
     pub(crate) ttl_seconds: i64,
-    /// Let the guest reach the network (not available yet)
-    #[arg(long)]
-    pub(crate) network: bool,
 }
 
 /// How a command is run.
@@ -170,6 +171,8 @@ pub(crate) struct CreateArguments {
     pub(crate) archive: ArchiveArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+    #[command(flatten)]
+    pub(crate) network: NetworkArguments,
 }
 
 #[derive(Debug, Args)]

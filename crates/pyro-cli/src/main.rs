@@ -4,6 +4,8 @@ mod arguments;
 
 mod mcp_arguments;
 
+mod network_arguments;
+
 mod clients;
 
 mod commands;

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::arguments::{ArchiveArguments, number, whole_number};
 use crate::clients::Client;
+use crate::network_arguments::NetworkPinArguments;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum McpCommand {
@@ -58,6 +59,8 @@ pub(crate) struct ServeArguments {
     #[command(flatten)]
     pub(crate) pins: PinArguments,
     #[command(flatten)]
+    pub(crate) network: NetworkPinArguments,
+    #[command(flatten)]
     pub(crate) http: HttpArguments,
     #[command(flatten)]
     pub(crate) archive: ArchiveArguments,
@@ -101,9 +104,6 @@ pub(crate) struct PinArguments {
     /// VMs at most, and one-shot runs at once [default: 4, or `PYRO_MAX_ACTIVE_VMS`]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole_number)]
     pub(crate) max_active_vms: Option<i64>,
-    /// Refuse calls that ask for a network
-    #[arg(long)]
-    pub(crate) no_network: bool,
     /// Let calls have a command run on this host, WITHOUT any boundary, where no VM can be had
     #[arg(long)]
     pub(crate) allow_host_compat: bool,
@@ -126,7 +126,7 @@ pub(crate) struct HttpArguments {
     pub(crate) allow_origin: Vec<String>,
     /// A name by which clients call this host, beside its address; may be given several times
     #[arg(long, value_name = "NAME")]
-    pub(crate) allow_host: Vec<String>,
+    pub(crate) allow_http_host: Vec<String>,
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use pyro_protocol::client::StartPolicy;
 use pyro_supervisor::client::Executable;
 
 use crate::limits::ActiveVmsMax;
+use crate::network::{NetworkSettings, ProxySettings};
 use crate::{ErrorKind, PyroError};
 
 /// First and second word of the command line with which `pyro` becomes a supervisor.
@@ -47,6 +48,8 @@ pub struct Config {
     pub tool_path: OsString,
     /// The kind of terminal that the user sits at, like `TERM`.
     pub terminal_type: Option<String>,
+    /// What VMs with a network can have of this host.
+    pub network: NetworkSettings,
 }
 
 /// Where programs of this user keep their configuration.
@@ -153,6 +156,7 @@ impl Config {
             tool_path,
             // One that is no text is of no kind that a guest knows.
             terminal_type: text(variable, "TERM").ok().flatten(),
+            network: network_settings(variable)?,
         })
     }
 
@@ -218,6 +222,29 @@ impl UserDirectories {
         let codex = of_client("CODEX_HOME", home.join(".codex"))?;
         Ok(Self { home, config, claude_code, codex })
     }
+}
+
+fn network_settings(
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<NetworkSettings, PyroError> {
+    let path =
+        |name| variable(name).map(|path: OsString| absolute(name, path.as_os_str())).transpose();
+    let either = |lower: &str, upper: &str| variable(lower).or_else(|| variable(upper));
+    // Behind a web server `HTTP_PROXY` is what a client sent as its header `Proxy` (CVE-2016-5385).
+    let is_cgi = variable("REQUEST_METHOD").is_some();
+    let http = if is_cgi { variable("http_proxy") } else { either("http_proxy", "HTTP_PROXY") };
+    Ok(NetworkSettings {
+        dns_servers: variable("PYRO_DNS_SERVERS"),
+        pin: variable("PYRO_NETWORK"),
+        pin_file: path("PYRO_NETWORK_FILE")?,
+        proxies: ProxySettings {
+            http,
+            https: either("https_proxy", "HTTPS_PROXY"),
+            all: either("all_proxy", "ALL_PROXY"),
+            no_proxy: either("no_proxy", "NO_PROXY"),
+        },
+        ca_bundle: path("SSL_CERT_FILE")?,
+    })
 }
 
 /// A variable of the process's environment; an empty one is none.
@@ -360,6 +387,22 @@ mod tests {
             let text = format!("PYRO_MAX_ACTIVE_VMS must be between 1 and 1000, not {wrong}");
             assert_eq!(error.message, text);
         }
+    }
+
+    #[test]
+    fn proxies_are_found_in_either_case_but_not_in_what_a_web_client_sent() {
+        let http = |variables: &[(&str, &str)]| {
+            config(&[&[("HOME", "/h")], variables].concat()).unwrap().network.proxies.http
+        };
+        assert_eq!(http(&[("HTTP_PROXY", "a:1")]), Some("a:1".into()));
+        assert_eq!(http(&[("HTTP_PROXY", "a:1"), ("http_proxy", "b:1")]), Some("b:1".into()));
+        assert_eq!(http(&[("HTTP_PROXY", "a:1"), ("REQUEST_METHOD", "GET")]), None);
+    }
+
+    #[test]
+    fn a_password_of_a_proxy_is_not_shown() {
+        let config = config(&[("HOME", "/h"), ("HTTPS_PROXY", "http://me:secret@a:1")]).unwrap();
+        assert!(!format!("{:?}", config.network).contains("secret"));
     }
 
     #[test]

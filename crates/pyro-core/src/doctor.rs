@@ -11,8 +11,9 @@ use crate::config::Config;
 use crate::confinement::{self, ConfinementReport};
 use crate::environments::{self, EnvironmentEntry};
 use crate::leftovers::{self, Leftover};
+use crate::network::report::NetworkingReport;
 use crate::vm::QEMU_PACKAGE;
-use crate::{PyroError, accelerator};
+use crate::{PyroError, accelerator, network};
 
 /// What a VM or a pull needs of the host, with the Debian package that has it.
 const TOOLS: [(&str, &str); 5] = [
@@ -38,13 +39,6 @@ pub struct DoctorReport {
     pub confinement: Option<ConfinementReport>,
     pub networking: NetworkingReport,
     pub runtime: RuntimeReport,
-}
-
-/// Whether guests can have a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NetworkingReport {
-    pub available: bool,
-    pub reason: String,
 }
 
 /// What VMs run on.
@@ -100,16 +94,15 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
         && qemu_version.is_some()
         && confinement.is_some()
         && config.tool("mke2fs", "e2fsprogs").is_ok();
+    let networking = network::report::examine(config, can_boot);
+    let supports_guest_network = networking.available;
     DoctorReport {
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
         runtime_ok: can_boot,
         leftovers,
         kvm: probe,
         confinement,
-        networking: NetworkingReport {
-            available: false,
-            reason: "not available yet: VMs have no network".to_owned(),
-        },
+        networking,
         runtime: RuntimeReport {
             version: env!("CARGO_PKG_VERSION"),
             accelerator: accelerator.filter(|_| can_boot),
@@ -118,7 +111,7 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
             capabilities: Capabilities {
                 supports_vm_boot: can_boot,
                 supports_guest_exec: can_boot,
-                supports_guest_network: false,
+                supports_guest_network,
                 reason: (!can_boot).then(|| issues.join("; ")),
             },
             catalog_version: CATALOG_VERSION,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pyro_protocol::client::{Accelerator, EndReason, RunEnd};
+use pyro_protocol::network::{AuthoredPolicy, Refusals};
 use pyro_protocol::run::{Command, RunId, Stdin};
 use pyro_supervisor::client::{ClientError, Run};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use crate::PyroError;
 use crate::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
 use crate::command::{CommandText, Variables, WorkingDirectory};
 use crate::limits::Timeout;
+use crate::network::refusals::{self, NetworkRefusal};
 use crate::streams::{self, Inputs, Outputs, Streams};
 use crate::vm::client_failure;
 
@@ -77,6 +79,10 @@ pub struct ExecOutcome {
     pub accelerator: Option<Accelerator>,
     /// The guest's kernel killed a process of this command because memory ran out.
     pub out_of_memory: bool,
+    /// What the VM's network refused meanwhile, to this command or another that was on.
+    pub network_refusals: Vec<NetworkRefusal>,
+    /// How many more, beyond the list.
+    pub network_refusals_left_out: u32,
 }
 
 /// How a command ended, wherever it ran.
@@ -117,6 +123,8 @@ pub(crate) struct Place<'a> {
     pub(crate) environment_version: &'a str,
     pub(crate) mode: ExecutionMode,
     pub(crate) accelerator: Option<Accelerator>,
+    /// Of the network there, if there is one.
+    pub(crate) policies: &'a [AuthoredPolicy],
 }
 
 /// Executes a command at `place`, carries its streams, and tells what became of it, and the VM's number for it.
@@ -141,7 +149,8 @@ pub(crate) async fn carry_out<'vm>(
     let mut inputs = Inputs { stdin: streams.stdin, terminal: streams.terminal };
     let mut run = begin(command, request.timeout.get()).map_err(client_failure)?;
     let end = streams::pump(&mut run, &mut inputs, &mut outputs).await?;
-    Ok((ExecOutcome::new(place, request.command, &Ending::of(&end), outputs), end.number))
+    let outcome = ExecOutcome::new(place, request.command, &Ending::of(&end), outputs);
+    Ok((outcome.with_refusals(&end.refusals, place.policies), end.number))
 }
 
 impl ExecOutcome {
@@ -169,6 +178,16 @@ impl ExecOutcome {
             stderr_bytes: stderr.total_bytes,
             accelerator: place.accelerator,
             out_of_memory: ending.out_of_memory,
+            network_refusals: Vec::new(),
+            network_refusals_left_out: 0,
+        }
+    }
+
+    fn with_refusals(self, refusals: &Refusals, policies: &[AuthoredPolicy]) -> Self {
+        Self {
+            network_refusals: refusals::explain(refusals, policies),
+            network_refusals_left_out: refusals.left_out,
+            ..self
         }
     }
 }

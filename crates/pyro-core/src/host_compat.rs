@@ -73,6 +73,7 @@ pub(crate) async fn run(
         environment_version: environment.definition().version,
         mode: ExecutionMode::HostCompat,
         accelerator: None,
+        policies: &[],
     };
     Ok(ExecOutcome::new(&place, request.command, &ending, outputs))
 }

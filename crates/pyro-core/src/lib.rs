@@ -26,6 +26,8 @@ mod exec;
 
 mod vm;
 
+mod network;
+
 mod vms;
 
 mod lifecycle;
@@ -51,6 +53,10 @@ pub use pyro_protocol::client::{
     Accelerator, LaunchPhase, LaunchReport, Namespaces, QemuIdentity, StartKind,
 };
 pub use pyro_protocol::failure::{Failure as PyroError, FailureKind as ErrorKind};
+pub use pyro_protocol::network::{
+    AuthoredPolicy, EgressPolicy, EgressRule, NetworkSpec, PolicyAuthor, PublishedPort,
+    RefusalReason, RefusedProtocol,
+};
 pub use pyro_protocol::record::VmState;
 pub use pyro_protocol::run::TerminalSize;
 pub use pyro_qemu::accelerator::KvmProbe;
@@ -64,21 +70,29 @@ pub use self::config::{
     INTERNAL_SUPERVISE, UserDirectories,
 };
 pub use self::confinement::{ConfinementReport, probe_confinement};
-pub use self::doctor::{Capabilities, DoctorReport, NetworkingReport, RuntimeReport};
+pub use self::doctor::{Capabilities, DoctorReport, RuntimeReport};
 pub use self::environments::{
     EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,
 };
 pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
 pub use self::files::FileRequest;
 pub use self::leftovers::{Leftover, LeftoverKind};
-pub use self::lifecycle::{CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList};
+pub use self::lifecycle::{CreateRequest, ReapReport, VmExecOutcome, VmInfo, VmList};
 pub use self::limits::{
     ActiveVmsMax, FileBytesMax, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount, VmId,
 };
 pub use self::logs::{LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog, RunState};
+pub use self::network::options::{NetworkOptions, PolicyOptions};
+pub use self::network::pins::{BeyondPin, NetworkPin, PinOptions};
+pub use self::network::refusals::{AllowWith, NetworkRefusal};
+pub use self::network::report::{
+    NetworkDetails, NetworkInfo, NetworkingReport, NoNetwork, PinInfo, PolicyInfo,
+    PublishedPortInfo,
+};
+pub use self::network::{Network, NetworkRequest, NetworkSettings};
 pub use self::pyro::{Progress, Pyro};
 pub use self::run::{Cleanup, HostCompat, RunOutcome, RunRequest};
 pub use self::step::{Measure, Step};
 pub use self::streams::Streams;
-pub use self::vm::{Network, Vm, VmRequest, VmStart};
+pub use self::vm::{Vm, VmRequest, VmStart};
 pub use pyro_supervisor::server::serve_inherited_socket;

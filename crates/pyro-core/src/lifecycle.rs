@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pyro_environments::InstalledEnvironment;
 use pyro_protocol::client::{Accelerator, Lifetime};
+use pyro_protocol::network::NetworkSpec;
 use pyro_protocol::record::{VmRecord, VmState};
 use pyro_supervisor::client::ClientError;
 use pyro_supervisor::remote::{self, Presence, Remote};
@@ -14,6 +15,8 @@ use serde::Serialize;
 use crate::config::INTERNAL_SUPERVISE;
 use crate::exec::{self, ExecOutcome, ExecRequest, ExecutionMode, Place};
 use crate::limits::{Metadata, VmId};
+use crate::network;
+use crate::network::report::{self, NetworkInfo};
 use crate::pyro::{Progress, Pyro};
 use crate::run::{Cleanup, HostCompat};
 use crate::streams::Streams;
@@ -50,6 +53,9 @@ pub struct VmInfo {
     pub execution_mode: ExecutionMode,
     pub metadata: BTreeMap<String, String>,
     pub accelerator: Option<Accelerator>,
+    /// [`Pyro::network_info_vm`](crate::Pyro::network_info_vm) shows it.
+    #[serde(skip)]
+    pub network: Option<NetworkSpec>,
 }
 
 /// Every VM of this user.
@@ -76,15 +82,6 @@ pub struct ReapReport {
     pub count: usize,
 }
 
-/// What a VM's network is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct NetworkInfo {
-    pub vm_id: String,
-    pub network_enabled: bool,
-    pub outbound_connectivity_expected: bool,
-    pub reason: &'static str,
-}
-
 impl From<VmRecord> for VmInfo {
     fn from(record: VmRecord) -> Self {
         Self {
@@ -97,9 +94,9 @@ impl From<VmRecord> for VmInfo {
             created_at: record.created_at.as_secs_f64(),
             expires_at: (record.created_at + record.time_to_live).as_secs_f64(),
             state: record.state,
-            network_enabled: false,
+            network_enabled: record.network.is_some(),
             allow_host_compat: record.allow_host_compat,
-            guest_ip: None,
+            guest_ip: record.network.as_ref().map(|_| report::guest_ip().to_string()),
             tap_name: None,
             execution_mode: match record.state {
                 VmState::Created => ExecutionMode::Pending,
@@ -107,6 +104,7 @@ impl From<VmRecord> for VmInfo {
             },
             metadata: record.metadata,
             accelerator: Some(record.accelerator),
+            network: record.network,
         }
     }
 }
@@ -125,6 +123,7 @@ pub(crate) async fn create(
     request: CreateRequest,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<VmInfo, PyroError> {
+    network::check(pyro.config(), &request.vm.network)?;
     let vms = directory(pyro);
     // Before anything is pulled for a VM that cannot be.
     if let Some(locked) = vms.lock().await? {
@@ -212,6 +211,7 @@ pub(crate) async fn exec(
         environment_version: &record.environment_version,
         mode: ExecutionMode::Guest,
         accelerator: Some(record.accelerator),
+        policies: record.network.as_ref().map_or(&[], |network| &network.policies),
     };
     let (exec, run) =
         exec::carry_out(|command, timeout| remote.run(command, timeout), request, streams, &place)
@@ -276,12 +276,7 @@ pub(crate) async fn reap(pyro: &Pyro) -> Result<ReapReport, PyroError> {
 
 pub(crate) fn network_info(pyro: &Pyro, id: &VmId) -> Result<NetworkInfo, PyroError> {
     let record = directory(pyro).find(id)?;
-    Ok(NetworkInfo {
-        vm_id: record.vm_id,
-        network_enabled: false,
-        outbound_connectivity_expected: false,
-        reason: "the VM was created without a network",
-    })
+    Ok(report::describe(record.vm_id, record.network.as_ref()))
 }
 
 pub(crate) fn directory(pyro: &Pyro) -> VmsDirectory {

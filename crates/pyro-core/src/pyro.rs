@@ -12,11 +12,11 @@ use crate::environments::{
 };
 use crate::exec::ExecRequest;
 use crate::files::{self, FileRequest};
-use crate::lifecycle::{
-    self, CreateRequest, NetworkInfo, ReapReport, VmExecOutcome, VmInfo, VmList,
-};
+use crate::lifecycle::{self, CreateRequest, ReapReport, VmExecOutcome, VmInfo, VmList};
 use crate::limits::{FileBytesMax, VmId};
 use crate::logs::{self, LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog};
+use crate::network;
+use crate::network::report::NetworkInfo;
 use crate::run::{self, Cleanup, RunOutcome, RunRequest};
 use crate::streams::Streams;
 use crate::vm::{self, Vm, VmRequest};
@@ -91,7 +91,7 @@ impl Pyro {
 
     /// Starts a VM that ends with this process, and pulls its environment first if it is not there.
     ///
-    /// Fails with `not_available` where the request asks for a network, with
+    /// Fails with `invalid_input` where the request asks for a network that cannot be had, with
     /// `environment_unavailable`, `no_space`, `host_unsupported` or `vm_start_failed` where no VM can be
     /// had, and with `vm_lost` where its supervisor is killed. Nothing is left of a VM whose start
     /// failed.
@@ -100,6 +100,7 @@ impl Pyro {
         request: &VmRequest,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Vm, PyroError> {
+        network::check(&self.config, &request.network)?;
         let environment = self.ready_environment(request.environment, progress).await?;
         vm::launch(&self.config, &self.store, &environment, request, progress, &self.departures)
             .await

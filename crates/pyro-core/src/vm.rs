@@ -3,13 +3,14 @@
 
 use pyro_environments::{EnvironmentLease, EnvironmentName, InstalledEnvironment, Store};
 use pyro_protocol::client::{Accelerator, LaunchSpec, Lifetime, StartKind};
-use pyro_protocol::network::{AuthoredPolicy, EgressPolicy, NetworkSpec, PolicyAuthor};
+use pyro_protocol::network::AuthoredPolicy;
 use pyro_supervisor::client::{ClientError, Departures, Supervisor};
 use serde::Serialize;
 
 use crate::config::{Config, INTERNAL_SUPERVISE};
 use crate::exec::{self, ExecOutcome, ExecRequest, ExecutionMode, Place};
 use crate::limits::{MemoryMib, TimeToLive, VcpuCount};
+use crate::network::{self, Network};
 use crate::pyro::Progress;
 use crate::streams::Streams;
 use crate::{ErrorKind, PyroError, accelerator, confinement, environments};
@@ -24,13 +25,6 @@ pub struct VmRequest {
     pub network: Network,
 }
 
-/// Whether the guest may reach anything outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
-    Off,
-    On,
-}
-
 /// A VM that takes commands, one after the other, for as long as this value and its time to live
 /// last. When it is dropped the VM goes as well, a few milliseconds later: see
 /// [`Pyro::settle`](crate::Pyro::settle).
@@ -40,6 +34,8 @@ pub struct Vm {
     environment: EnvironmentName,
     accelerator: Accelerator,
     start: StartKind,
+    /// Of its network, if it has one.
+    policies: Vec<AuthoredPolicy>,
     supervisor: Supervisor,
     line: Line,
 }
@@ -111,6 +107,7 @@ impl Vm {
             environment_version: self.environment.definition().version,
             mode: ExecutionMode::Guest,
             accelerator: Some(self.accelerator),
+            policies: &self.policies,
         };
         let supervisor = &mut self.supervisor;
         let (outcome, _) = exec::carry_out(
@@ -148,6 +145,7 @@ pub(crate) async fn specify(
             .context("cannot make the directory for VMs")
             .hint("set `PYRO_STATE_DIR` to a directory that is writable")
     })?;
+    let (network, guest_files) = network::specify(config, &request.network).await?;
     Ok(LaunchSpec {
         vm_id: new_id()?,
         vcpu_count: request.vcpu_count.get(),
@@ -163,19 +161,10 @@ pub(crate) async fn specify(
         kernel_image: environment.kernel.vmlinux.clone(),
         kernel_modules: environment.kernel.modules.clone(),
         rootfs_image: environment.rootfs_image.clone(),
-        network: network(request.network),
-        guest_files: Vec::new(),
+        network,
+        guest_files,
         scratch_directory,
     })
-}
-
-fn network(network: Network) -> Option<NetworkSpec> {
-    let policy = EgressPolicy::public();
-    let policies = vec![AuthoredPolicy { author: PolicyAuthor::Caller, policy }];
-    match network {
-        Network::Off => None,
-        Network::On => Some(NetworkSpec { policies, published: Vec::new(), resolvers: Vec::new() }),
-    }
 }
 
 /// Starts a VM from an installed environment.
@@ -189,6 +178,7 @@ pub(crate) async fn launch(
 ) -> Result<Vm, PyroError> {
     let spec = specify(config, environment, request).await?;
     let (id, accelerator) = (spec.vm_id.clone(), spec.accelerator);
+    let policies = spec.network.as_ref().map(|network| network.policies.clone());
     // Until the supervisor has opened the files.
     let lease = lease(store, environment)?;
     let mut supervisor = Supervisor::start(&config.executable(INTERNAL_SUPERVISE), departures)
@@ -201,7 +191,15 @@ pub(crate) async fn launch(
     drop(lease);
     let start = report.start.clone();
     progress(Progress::VmReady { vm_id: id.clone(), accelerator, report });
-    Ok(Vm { id, environment: environment.name, accelerator, start, supervisor, line: Line::Free })
+    Ok(Vm {
+        id,
+        environment: environment.name,
+        accelerator,
+        start,
+        policies: policies.unwrap_or_default(),
+        supervisor,
+        line: Line::Free,
+    })
 }
 
 /// The Debian package with the one QEMU program used.

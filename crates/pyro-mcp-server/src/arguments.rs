@@ -86,6 +86,21 @@ impl Arguments {
             .collect()
     }
 
+    pub(crate) fn list(&mut self, name: &str) -> Result<Vec<String>, PyroError> {
+        let values = match self.take(name) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(values)) => values,
+            Some(other) => return Err(wrong_type(name, "a list of strings", &other)),
+        };
+        values
+            .into_iter()
+            .map(|value| match value {
+                Value::String(text) => Ok(text),
+                other => Err(wrong_type(&format!("an item of {name}"), "a string", &other)),
+            })
+            .collect()
+    }
+
     fn take(&mut self, name: &str) -> Option<Value> {
         self.values.remove(name).filter(|value| !value.is_null())
     }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use pyro_core::{
     CaptureLimit, CommandText, CreateRequest, ErrorKind, ExecRequest, HostCompat, LogRequest,
-    MemoryMib, Metadata, Network, OutputStream, PyroError, RunRequest, TimeToLive, Timeout,
-    Variables, VcpuCount, VmId, VmRequest, WorkingDirectory, parse_environment,
+    MemoryMib, Metadata, Network, NetworkOptions, OutputStream, PolicyOptions, PyroError,
+    RunRequest, TimeToLive, Timeout, Variables, VcpuCount, VmId, VmRequest, WorkingDirectory,
+    parse_environment,
 };
 use rmcp::model::JsonObject;
 
@@ -148,10 +149,29 @@ fn vm(arguments: &mut Arguments, pins: &Pins) -> Result<VmRequest, PyroError> {
         Some(seconds) => TimeToLive::from_seconds(seconds)?,
         None => smaller(TimeToLive::DEFAULT, pins.time_to_live_max, TimeToLive::get),
     };
-    let network = if arguments.flag("network")? { Network::On } else { Network::Off };
-    let request = VmRequest { environment, vcpu_count, memory, time_to_live, network };
+    let network = network(arguments)?;
+    let mut request = VmRequest { environment, vcpu_count, memory, time_to_live, network };
     pins.check_vm(&request)?;
+    if let Network::On(network) = &mut request.network {
+        network.pin(pins.network.clone());
+    }
     Ok(request)
+}
+
+fn network(arguments: &mut Arguments) -> Result<Network, PyroError> {
+    Network::new(&NetworkOptions {
+        network: arguments.flag("network")?,
+        policy: PolicyOptions {
+            allow_hosts: arguments.list("allow_hosts")?,
+            allow_cidrs: arguments.list("allow_cidrs")?,
+            deny_hosts: arguments.list("deny_hosts")?,
+            deny_cidrs: arguments.list("deny_cidrs")?,
+            allow_public: arguments.flag("allow_public")?,
+        },
+        publish: arguments.list("publish")?,
+        host_proxy: arguments.flag("host_proxy")?,
+        host_ca: arguments.flag("host_ca")?,
+    })
 }
 
 fn exec(arguments: &mut Arguments, pins: &Pins) -> Result<ExecRequest, PyroError> {

@@ -2,8 +2,8 @@
 //! asking again with other words does not help.
 
 use pyro_core::{
-    ActiveVmsMax, EnvironmentName, ErrorKind, HostCompat, MemoryMib, Network, PyroError,
-    TimeToLive, Timeout, VcpuCount, VmInfo, VmRequest,
+    ActiveVmsMax, BeyondPin, EnvironmentName, ErrorKind, HostCompat, MemoryMib, Network,
+    NetworkPin, PinOptions, PyroError, TimeToLive, Timeout, VcpuCount, VmInfo, VmRequest,
 };
 
 /// Limits within the core's own, by default those.
@@ -17,8 +17,8 @@ pub struct Pins {
     pub timeout_max: Timeout,
     /// How many VMs there may be, and how many one-shot runs at once; `None` for what the core is configured for.
     pub active_vms_max: Option<ActiveVmsMax>,
-    /// Whether a call may ask for a network.
-    pub network: Network,
+    /// What networks calls may ask for, see [`Pins::network`].
+    pub network: NetworkPin,
     /// Whether a call may ask for a command to run on the host where no VM can be had.
     pub host_compat: HostCompat,
 }
@@ -26,6 +26,13 @@ pub struct Pins {
 impl Pins {
     /// The longest time-out where the operator says nothing: no VM lives longer.
     pub const TIMEOUT_SECONDS_MAX_DEFAULT: u32 = TimeToLive::MAX_SECONDS;
+
+    /// What calls' networks reach: what the rules say, or public addresses where there are none. Whoever calls is a
+    /// model, which does what texts say that it reads; private networks and the host's own services are for the
+    /// operator to open.
+    pub fn network(options: &PinOptions) -> Result<NetworkPin, PyroError> {
+        NetworkPin::new("pyro mcp serve", options).map(NetworkPin::or_public)
+    }
 }
 
 impl Default for Pins {
@@ -40,7 +47,7 @@ impl Default for Pins {
             timeout_max: Timeout::from_seconds(Self::TIMEOUT_SECONDS_MAX_DEFAULT.into())
                 .expect(VALID),
             active_vms_max: None,
-            network: Network::On,
+            network: Self::network(&PinOptions::default()).expect(VALID),
             host_compat: HostCompat::Forbidden,
         }
     }
@@ -74,10 +81,11 @@ impl Pins {
         let seconds = request.time_to_live.get().as_secs();
         let seconds_max = self.time_to_live_max.get().as_secs();
         at_most("ttl_seconds", seconds, seconds_max, "--max-ttl-seconds")?;
-        if request.network == Network::On && self.network == Network::Off {
-            return Err(refused("network must be false".to_owned(), "--no-network"));
-        }
-        Ok(())
+        let Network::On(network) = &request.network else { return Ok(()) };
+        self.network.check(network).map_err(|beyond| match beyond {
+            BeyondPin::Network => refused("network must be false".to_owned(), "--no-network"),
+            BeyondPin::Publish => refused("publish must be empty".to_owned(), "--no-publish"),
+        })
     }
 
     /// Fails with `invalid_input` for a VM that no call could have made: somebody else's, made by other means.
@@ -94,8 +102,14 @@ impl Pins {
             .map_err(of_vm)?;
         let mib = u64::from(vm.mem_mib);
         at_most("mem_mib", mib, self.memory_max.get().into(), "--max-mem-mib").map_err(of_vm)?;
-        if vm.network_enabled && self.network == Network::Off {
-            return Err(of_vm(refused("network must be false".to_owned(), "--no-network")));
+        if !self.network.admits(vm) {
+            return Err(of_vm(
+                PyroError::new(
+                    ErrorKind::InvalidInput,
+                    "its network reaches more than the operator of this server allows",
+                )
+                .hint("make one with vm_create: no call can change it"),
+            ));
         }
         Ok(())
     }
@@ -154,6 +168,10 @@ fn refused(message: String, option: &str) -> PyroError {
 
 #[cfg(test)]
 mod tests {
+    use pyro_core::{
+        AuthoredPolicy, EgressPolicy, EgressRule, NetworkOptions, NetworkSpec, PolicyAuthor,
+    };
+
     use super::*;
 
     fn request() -> VmRequest {
@@ -162,8 +180,17 @@ mod tests {
             vcpu_count: VcpuCount::new(2).unwrap(),
             memory: MemoryMib::new(2048).unwrap(),
             time_to_live: TimeToLive::from_seconds(600).unwrap(),
-            network: Network::On,
+            network: network(&["80"]),
         }
+    }
+
+    fn network(publish: &[&str]) -> Network {
+        let publish = publish.iter().map(|&port| port.to_owned()).collect();
+        Network::new(&NetworkOptions { network: true, publish, ..Default::default() }).unwrap()
+    }
+
+    fn pinned(options: &PinOptions) -> Pins {
+        Pins { network: Pins::network(options).unwrap(), ..Pins::default() }
     }
 
     #[test]
@@ -193,6 +220,7 @@ mod tests {
             execution_mode: pyro_core::ExecutionMode::Guest,
             metadata: std::collections::BTreeMap::new(),
             accelerator: None,
+            network: None,
         };
         Pins::default().check_existing(&vm).unwrap();
         let base = pyro_core::parse_environment("debian:12-base").unwrap();
@@ -205,9 +233,21 @@ mod tests {
             assert_eq!(error.message, "vm '0123456789ab' is out of reach");
             assert!(error.causes[1].starts_with("the operator of this server set"), "{error:#?}");
         }
-        let networked = VmInfo { network_enabled: true, ..vm };
-        let pins = Pins { network: Network::Off, ..Pins::default() };
-        pins.check_existing(&networked).unwrap_err();
+        let of_cli = |allow: &[EgressRule]| {
+            let policy = EgressPolicy { allow: allow.to_vec(), deny: Vec::new() };
+            let policies = vec![AuthoredPolicy { author: PolicyAuthor::Caller, policy }];
+            let network = NetworkSpec { policies, published: Vec::new(), resolvers: Vec::new() };
+            VmInfo { network_enabled: true, network: Some(network), ..vm.clone() }
+        };
+        let (public, private) =
+            (of_cli(&[]), of_cli(&[EgressRule::Network("10.0.0.0/8".parse().unwrap())]));
+        Pins::default().check_existing(&public).unwrap();
+        let error = Pins::default().check_existing(&private).unwrap_err();
+        let reason = "its network reaches more than the operator of this server allows";
+        assert_eq!(error.causes, [reason]);
+        let off = pinned(&PinOptions { network: false, ..PinOptions::default() });
+        off.check_existing(&public).unwrap_err();
+        off.check_existing(&vm).unwrap();
     }
 
     #[test]
@@ -235,9 +275,14 @@ mod tests {
                 "--max-ttl-seconds 60",
             ),
             (
-                Pins { network: Network::Off, ..Pins::default() },
+                pinned(&PinOptions { network: false, ..PinOptions::default() }),
                 "network must be false",
                 "--no-network",
+            ),
+            (
+                pinned(&PinOptions { publish: false, ..PinOptions::default() }),
+                "publish must be empty",
+                "--no-publish",
             ),
         ];
         for (pins, message, option) in cases {

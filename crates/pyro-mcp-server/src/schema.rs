@@ -93,7 +93,19 @@ fn machine(pins: &Pins) -> Value {
             "default": TimeToLive::DEFAULT.get().as_secs().min(seconds_max),
             "description": "The VM is destroyed after that, whatever it does",
         },
-        "network": { "type": "boolean", "default": false },
+        "network": {
+            "type": "boolean",
+            "default": false,
+            "description": "To public addresses, or those allowed",
+        },
+        "allow_hosts": list("Only these, e.g. *.example.org:443"),
+        "allow_cidrs": list("E.g. 10.1.0.0/16:80"),
+        "allow_public": { "type": "boolean", "description": "Public addresses as well" },
+        "deny_hosts": list(""),
+        "deny_cidrs": list(""),
+        "publish": list("Guest ports on the host's 127.0.0.1, e.g. 8080:80"),
+        "host_proxy": { "type": "boolean", "description": "Use the host's proxy" },
+        "host_ca": { "type": "boolean", "description": "Trust the host's CAs" },
         "allow_host_compat": {
             "type": "boolean",
             "default": false,
@@ -133,6 +145,15 @@ fn command(pins: &Pins) -> Value {
             "description": "Per stream; of more, head and tail are kept",
         },
     })
+}
+
+/// Of texts; an empty description is none.
+fn list(description: &str) -> Value {
+    let mut list = json!({ "type": "array", "items": { "type": "string" } });
+    if !description.is_empty() {
+        list["description"] = json!(description);
+    }
+    list
 }
 
 fn log() -> Value {
@@ -222,6 +243,14 @@ pub(crate) fn output(tool: Tool) -> Arc<JsonObject> {
                 "network_enabled": { "type": "boolean" },
                 "outbound_connectivity_expected": { "type": "boolean" },
                 "reason": { "type": "string" },
+                "tap_name": {},
+                "guest_ip": {},
+                "gateway_ip": {},
+                "subnet_cidr": {},
+                "mac_address": {},
+                "dns_servers": {},
+                "published": {},
+                "policy": {},
             }),
             &["vm_id", "network_enabled"],
         ),
@@ -258,6 +287,8 @@ fn executed() -> Value {
         "stderr_bytes": { "type": "integer" },
         "accelerator": accelerator(),
         "out_of_memory": { "type": "boolean" },
+        "network_refusals": { "type": "array" },
+        "network_refusals_left_out": { "type": "integer" },
         "cleanup": { "type": "object", "properties": deletion() },
     })
 }

@@ -7,6 +7,9 @@ use pyro_core::{
 
 use crate::schema::OUTPUT_BYTES_MAX;
 
+/// Of refusals that a text tells.
+const REFUSALS_MAX: usize = 5;
+
 /// A command's output, and below it what is remarkable about its end. `run_id` is by which the rest of a long output
 /// is found, if it is.
 pub(crate) fn executed(outcome: &ExecOutcome, run_id: Option<u32>) -> String {
@@ -50,7 +53,21 @@ fn ending(outcome: &ExecOutcome, run_id: Option<u32>) -> Option<String> {
     if outcome.stdout_truncated || outcome.stderr_truncated {
         lines.push(truncation(outcome, run_id));
     }
+    lines.extend(refusals(outcome));
     (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// What the network refused: the first ones, because a program that tries everything fills a conversation.
+fn refusals(outcome: &ExecOutcome) -> Vec<String> {
+    let list = &outcome.network_refusals;
+    let mut lines: Vec<_> =
+        list.iter().take(REFUSALS_MAX).map(|refusal| format!("[{}]", refusal.message)).collect();
+    let more = list.len().saturating_sub(REFUSALS_MAX) as u64
+        + u64::from(outcome.network_refusals_left_out);
+    if more > 0 {
+        lines.push(format!("[{more} more refused by the network]"));
+    }
+    lines
 }
 
 fn truncation(outcome: &ExecOutcome, run_id: Option<u32>) -> String {
@@ -139,8 +156,23 @@ pub(crate) fn vm(vm: &VmInfo) -> String {
 }
 
 pub(crate) fn network(info: &NetworkInfo) -> String {
-    let state = if info.network_enabled { "has a network" } else { "has no network" };
-    format!("vm {} {state}: {}", info.vm_id, info.reason)
+    let network = match info {
+        NetworkInfo::Off(none) => {
+            return format!("vm {} has no network: {}", none.vm_id, none.reason);
+        }
+        NetworkInfo::On(network) => network,
+    };
+    let mut text = format!("vm {} has a network", network.vm_id);
+    for policy in &network.policy {
+        text += &format!("\n{} allows {}", policy.author, policy.allow.join(", "));
+        if !policy.deny.is_empty() {
+            text += &format!("; denies {}", policy.deny.join(", "));
+        }
+    }
+    for port in &network.published {
+        text += &format!("\n{}:{} leads to port {}", port.host_ip, port.host_port, port.guest_port);
+    }
+    text
 }
 
 pub(crate) fn reaped(report: &ReapReport) -> String {
@@ -163,6 +195,8 @@ pub(crate) fn failure(failure: &PyroError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use pyro_core::{NetworkRefusal, RefusalReason, RefusedProtocol};
+
     use super::*;
 
     fn outcome() -> ExecOutcome {
@@ -183,6 +217,8 @@ mod tests {
             stderr_bytes: 0,
             accelerator: None,
             out_of_memory: false,
+            network_refusals: Vec::new(),
+            network_refusals_left_out: 0,
         }
     }
 
@@ -202,6 +238,27 @@ mod tests {
         assert_eq!(executed(&silent, None), "[exit code 0, 41 ms, no output]");
         let host = ExecOutcome { execution_mode: ExecutionMode::HostCompat, ..outcome() };
         assert!(executed(&host, None).contains("on the host itself"));
+    }
+
+    #[test]
+    fn what_the_network_refused_stands_below_the_output() {
+        let refusal = NetworkRefusal {
+            protocol: RefusedProtocol::Dns,
+            destination: "other.test".to_owned(),
+            host: Some("other.test".to_owned()),
+            reason: RefusalReason::NotAllowed,
+            count: 2,
+            message: "looking up other.test was refused".to_owned(),
+            allow_with: None,
+            summary: String::new(),
+        };
+        let refused = ExecOutcome { network_refusals: vec![refusal.clone()], ..outcome() };
+        assert_eq!(executed(&refused, None), "out\n[looking up other.test was refused]");
+        let network_refusals = vec![refusal; 7];
+        let refused = ExecOutcome { network_refusals, network_refusals_left_out: 3, ..outcome() };
+        let text = executed(&refused, None);
+        assert!(text.ends_with("refused]\n[5 more refused by the network]"), "{text}");
+        assert_eq!(text.lines().count(), 7);
     }
 
     #[test]

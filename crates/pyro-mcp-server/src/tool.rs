@@ -129,17 +129,18 @@ impl Tool {
     }
 
     fn annotations(self) -> ToolAnnotations {
-        // What a VM does stays in it, so nothing outside is destroyed, and no world is open.
+        // What a VM does stays in it, unless it has a network.
         let annotations =
             ToolAnnotations::with_title(self.title()).destructive(false).open_world(false);
         match self {
-            Self::Run | Self::Create | Self::Start => {
-                annotations.read_only(false).idempotent(false)
-            }
+            Self::Run => annotations.read_only(false).idempotent(false).open_world(true),
+            Self::Create | Self::Start => annotations.read_only(false).idempotent(false),
             Self::List | Self::ListEnvironments | Self::Logs | Self::Status | Self::NetworkInfo => {
                 annotations.read_only(true)
             }
-            Self::Exec => annotations.read_only(false).destructive(true).idempotent(false),
+            Self::Exec => {
+                annotations.read_only(false).destructive(true).idempotent(false).open_world(true)
+            }
             Self::Stop | Self::Delete => {
                 annotations.read_only(false).destructive(true).idempotent(true)
             }

@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyString};
 use pyro_core::{
     CommandText, CreateRequest, ErrorKind, ExecRequest, FileBytesMax, FileRequest, GuestPath,
-    HostCompat, MemoryMib, Metadata, Network, PyroError, RunRequest, Streams, TimeToLive, Timeout,
-    Variables, VcpuCount, VmRequest, WorkingDirectory, parse_environment,
+    HostCompat, MemoryMib, Metadata, Network, NetworkOptions, PinOptions, PolicyOptions, PyroError,
+    RunRequest, Streams, TimeToLive, Timeout, Variables, VcpuCount, VmRequest, WorkingDirectory,
+    parse_environment,
 };
 
 use crate::errors;
@@ -22,7 +23,7 @@ pub(crate) struct VmArguments {
     vcpu_count: i64,
     mem_mib: i64,
     ttl_seconds: i64,
-    network: bool,
+    network: NetworkOptions,
     allow_host_compat: bool,
 }
 
@@ -144,6 +145,47 @@ pub(crate) fn texts(value: &Bound<'_, PyAny>, name: &str) -> PyResult<BTreeMap<S
     pairs.iter().map(|(key, value)| Ok((text(&key, &names)?, text(&value, &values)?))).collect()
 }
 
+/// Several texts; one alone is none, though it is a sequence of texts as well.
+fn list(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<String>> {
+    let wrong = || wrong_type(name, "a sequence of str", value);
+    if value.is_instance_of::<PyString>() {
+        return Err(wrong());
+    }
+    let item = format!("an item of {name}");
+    value.try_iter().map_err(|_| wrong())?.map(|value| text(&value?, &item)).collect()
+}
+
+/// From a dictionary that `pyro_mcp._options` made.
+fn network(options: &Bound<'_, PyAny>) -> PyResult<NetworkOptions> {
+    let options = options.cast::<PyDict>().map_err(|_| wrong_type("network", "dict", options))?;
+    let yes = |name| yes_or_no(&field(options, name)?, name);
+    Ok(NetworkOptions {
+        network: yes("network")?,
+        policy: policy(options)?,
+        publish: list(&field(options, "publish")?, "publish")?,
+        host_proxy: yes("host_proxy")?,
+        host_ca: yes("host_ca")?,
+    })
+}
+
+fn policy(options: &Bound<'_, PyDict>) -> PyResult<PolicyOptions> {
+    let list = |name| list(&field(options, name)?, name);
+    Ok(PolicyOptions {
+        allow_hosts: list("allow_hosts")?,
+        allow_cidrs: list("allow_cidrs")?,
+        deny_hosts: list("deny_hosts")?,
+        deny_cidrs: list("deny_cidrs")?,
+        allow_public: yes_or_no(&field(options, "allow_public")?, "allow_public")?,
+    })
+}
+
+/// What an operator pins, from a dictionary that `pyro_mcp._options` made.
+pub(crate) fn pin(options: &Bound<'_, PyDict>) -> PyResult<PinOptions> {
+    let yes = |name| yes_or_no(&field(options, name)?, name);
+    let (network, publish) = (yes("network")?, yes("publish")?);
+    Ok(PinOptions { network, policy: policy(options)?, publish })
+}
+
 impl VmArguments {
     pub(crate) fn of(options: &Bound<'_, PyDict>) -> PyResult<Self> {
         let whole = |name| whole_number(&field(options, name)?, name);
@@ -153,7 +195,7 @@ impl VmArguments {
             vcpu_count: whole("vcpu_count")?,
             mem_mib: whole("mem_mib")?,
             ttl_seconds: whole("ttl_seconds")?,
-            network: yes("network")?,
+            network: network(&field(options, "network")?)?,
             allow_host_compat: yes("allow_host_compat")?,
         })
     }
@@ -164,7 +206,7 @@ impl VmArguments {
             vcpu_count: VcpuCount::new(self.vcpu_count)?,
             memory: MemoryMib::new(self.mem_mib)?,
             time_to_live: TimeToLive::from_seconds(self.ttl_seconds)?,
-            network: if self.network { Network::On } else { Network::Off },
+            network: Network::new(&self.network)?,
         };
         let host_compat =
             if self.allow_host_compat { HostCompat::Allowed } else { HostCompat::Forbidden };

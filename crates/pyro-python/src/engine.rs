@@ -309,8 +309,13 @@ impl Engine {
         Ok(self.call(move |pyro: Pyro| async move { pyro.write_file(&id, &request, data).await }))
     }
 
-    fn create_server(&self, profile: &str, allow_host_compat: bool) -> PyResult<Server> {
-        Server::new(self.pyro(), profile, allow_host_compat)
+    fn create_server(
+        &self,
+        profile: &str,
+        allow_host_compat: bool,
+        network_pin: &Bound<'_, PyDict>,
+    ) -> PyResult<Server> {
+        Server::new(self.pyro(), profile, allow_host_compat, &arguments::pin(network_pin)?)
     }
 
     fn doctor(&self) -> Call {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use pyo3::prelude::*;
-use pyro_core::{ErrorKind, HostCompat, Pyro, PyroError};
+use pyro_core::{ErrorKind, HostCompat, PinOptions, Pyro, PyroError};
 use pyro_mcp_server::http::{BearerToken, HttpServer, HttpSettings};
 use pyro_mcp_server::{Pins, Profile};
 use serde_json::{Value, json};
@@ -29,7 +29,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(pyro: Pyro, profile: &str, allow_host_compat: bool) -> PyResult<Self> {
+    pub(crate) fn new(
+        pyro: Pyro,
+        profile: &str,
+        allow_host_compat: bool,
+        network_pin: &PinOptions,
+    ) -> PyResult<Self> {
         let profile = match profile {
             "full" => Profile::Full,
             "run" => Profile::Run,
@@ -40,7 +45,8 @@ impl Server {
         };
         let host_compat =
             if allow_host_compat { HostCompat::Allowed } else { HostCompat::Forbidden };
-        let pins = Pins { host_compat, ..Pins::default() };
+        let network = Pins::network(network_pin).map_err(|error| errors::exception(&error))?;
+        let pins = Pins { host_compat, network, ..Pins::default() };
         Ok(Self { server: pyro_mcp_server::Server::new(pyro, pins, profile) })
     }
 

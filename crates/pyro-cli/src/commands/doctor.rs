@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use pyro_core::{
-    ConfinementReport, DoctorReport, LeftoverKind, Namespaces, PyroError, QemuIdentity,
+    ConfinementReport, DoctorReport, LeftoverKind, Namespaces, PinInfo, PyroError, QemuIdentity,
 };
 
 use crate::arguments::OutputArguments;
@@ -74,7 +74,17 @@ fn text(report: &DoctorReport) -> String {
         }
         None => line(&fail, "confinement", "none: QEMU does not start"),
     }
-    line(&note, "network", &report.networking.reason);
+    let networking = &report.networking;
+    line(if networking.available { &pass } else { &note }, "network", &networking.reason);
+    if !networking.resolvers.is_empty() {
+        line("    ", "", &format!("names are looked up by {}", networking.resolvers.join(", ")));
+    }
+    for pin in &networking.pins {
+        line("    ", "", &format!("pinned by {}: {}", pin.source, pinned(pin)));
+    }
+    for problem in networking.problems.iter().skip(1) {
+        line("    ", "", problem);
+    }
     line(&pass, "environments", &runtime.cache_dir.display().to_string());
     for environment in &runtime.environments {
         let state = match (environment.installed, &environment.damage) {
@@ -99,6 +109,24 @@ fn text(report: &DoctorReport) -> String {
     }
     let verdict = if report.runtime_ok { "VMs can run here" } else { "VMs can NOT run here" };
     format!("{text}\n{BOLD}{verdict}{BOLD:#}\n")
+}
+
+/// What an operator allows, in one line.
+fn pinned(pin: &PinInfo) -> String {
+    let mut parts = Vec::new();
+    if !pin.network {
+        parts.push("no network".to_owned());
+    }
+    if let Some(allow) = &pin.allow {
+        parts.push(format!("at most {}", allow.join(", ")));
+    }
+    if !pin.deny.is_empty() {
+        parts.push(format!("not {}", pin.deny.join(", ")));
+    }
+    if !pin.publish {
+        parts.push("no published ports".to_owned());
+    }
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join("; ") }
 }
 
 /// What keeps QEMU in, in one line.

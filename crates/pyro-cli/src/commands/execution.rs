@@ -11,7 +11,7 @@ use super::Ended;
 use crate::arguments::{CommandArguments, OutputArguments};
 use crate::escape::Keys;
 use crate::lent_terminal::LentTerminal;
-use crate::terminal::{self, EXIT_CODE_OWN_FAILURE, EXIT_CODE_PIPE};
+use crate::terminal::{self, EXIT_CODE_OWN_FAILURE, EXIT_CODE_PIPE, escaped};
 
 /// Shows how a command ended; its exit code becomes pyro's.
 pub(super) fn show<T: Serialize>(
@@ -27,6 +27,9 @@ pub(super) fn show<T: Serialize>(
             if output.json {
                 let printed = terminal::print_json(&outcome);
                 return terminal::exit_code(printed, code, EXIT_CODE_OWN_FAILURE);
+            }
+            if !output.quiet {
+                terminal::say(&refusals(exec(&outcome)));
             }
             if *timed_out && !output.quiet {
                 // With a terminal there is none unless it was asked for.
@@ -47,6 +50,26 @@ pub(super) fn show<T: Serialize>(
         }
         Ok(Ended::BySignal(signal)) => super::ended_by_signal(signal, output.json),
     }
+}
+
+/// What the network refused, a line each, with the options that would have allowed it.
+fn refusals(outcome: &ExecOutcome) -> String {
+    let mut text = String::new();
+    for refusal in &outcome.network_refusals {
+        // The guest chose names.
+        text += &format!("pyro: network: {}", escaped(&refusal.summary));
+        if refusal.count > 1 {
+            text += &format!(" ({} times)", refusal.count);
+        }
+        if let Some(arguments) = &refusal.allow_with {
+            text += &format!("; allow it: {}", arguments.as_options());
+        }
+        text.push('\n');
+    }
+    if outcome.network_refusals_left_out > 0 {
+        text += &format!("pyro: network: {} more refused\n", outcome.network_refusals_left_out);
+    }
+    text
 }
 
 /// The user's terminal, if the command is to have it.

@@ -9,14 +9,19 @@ use pyro_core::{
 };
 
 use crate::arguments::{CommandArguments, OutputArguments, VmArguments};
+use crate::network_arguments::NetworkArguments;
 
-pub(super) fn vm(environment: &str, arguments: &VmArguments) -> Result<VmRequest, PyroError> {
+pub(super) fn vm(
+    environment: &str,
+    arguments: &VmArguments,
+    network: &NetworkArguments,
+) -> Result<VmRequest, PyroError> {
     Ok(VmRequest {
         environment: parse_environment(environment)?,
         vcpu_count: VcpuCount::new(arguments.vcpu_count)?,
         memory: MemoryMib::new(arguments.mem_mib)?,
         time_to_live: TimeToLive::from_seconds(arguments.ttl_seconds)?,
-        network: if arguments.network { Network::On } else { Network::Off },
+        network: Network::new(&network.options())?,
     })
 }
 

@@ -49,7 +49,7 @@ fn request(arguments: &RunArguments, config: &Config) -> Result<RunRequest, Pyro
     let RunArguments { words, command, output, .. } = arguments;
     let exec = requests::exec(words, command, *output, config, RUN_EXAMPLE)?;
     Ok(RunRequest {
-        vm: requests::vm(&arguments.environment, &arguments.vm)?,
+        vm: requests::vm(&arguments.environment, &arguments.vm, &arguments.network)?,
         exec,
         host_compat: if arguments.allow_host_compat {
             HostCompat::Allowed

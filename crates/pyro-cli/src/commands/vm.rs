@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::process::ExitCode;
 
 use pyro_core::{
-    Cleanup, CreateRequest, HostCompat, Metadata, NetworkInfo, Progress, Pyro, PyroError,
-    ReapReport, VmExecOutcome, VmId, VmInfo, VmList,
+    Cleanup, CreateRequest, HostCompat, Metadata, NetworkInfo, Progress, PublishedPortInfo, Pyro,
+    PyroError, ReapReport, VmExecOutcome, VmId, VmInfo, VmList,
 };
 use serde::Serialize;
 
@@ -46,7 +46,7 @@ pub(crate) fn execute(command: VmCommand) -> ExitCode {
 
 fn create(arguments: &CreateArguments) -> Result<Ended<Result<VmInfo, PyroError>>, PyroError> {
     let request = CreateRequest {
-        vm: requests::vm(&arguments.environment, &arguments.vm)?,
+        vm: requests::vm(&arguments.environment, &arguments.vm, &arguments.network)?,
         metadata: Metadata::new(arguments.metadata.iter().cloned().collect())?,
         host_compat: HostCompat::Forbidden,
     };
@@ -183,8 +183,36 @@ fn info_text(vm: &VmInfo) -> String {
 }
 
 fn network_text(network: &NetworkInfo) -> String {
-    let state = if network.network_enabled { "has a network" } else { "has no network" };
-    format!("{} {state}: {}\n", network.vm_id, network.reason)
+    let network = match network {
+        NetworkInfo::Off(none) => {
+            return format!("{} has no network: {}\n", none.vm_id, none.reason);
+        }
+        NetworkInfo::On(network) => network,
+    };
+    let mut text = format!("{BOLD}{}{BOLD:#} has a network\n", network.vm_id);
+    let mut field = |name: &str, value: &str| text += &format!("  {name:<14} {value}\n");
+    field("guest", &format!("{} in {}", network.guest_ip, network.subnet_cidr));
+    field("gateway", &network.gateway_ip.to_string());
+    for port in &network.published {
+        field("published", &published(port));
+    }
+    for policy in &network.policy {
+        let source = policy.source.as_ref().map(|source| format!(" ({source})"));
+        field("policy of", &format!("{}{}", policy.author, source.unwrap_or_default()));
+        field("  allow", &policy.allow.join(", "));
+        if !policy.deny.is_empty() {
+            field("  deny", &policy.deny.join(", "));
+        }
+    }
+    text
+}
+
+fn published(port: &PublishedPortInfo) -> String {
+    let PublishedPortInfo { host_ip, host_port, guest_port } = port;
+    match host_port {
+        0 => format!("any free port of {host_ip} to {guest_port}, chosen at the start"),
+        _ => format!("{host_ip}:{host_port} to {guest_port}"),
+    }
 }
 
 fn reap_text(report: &ReapReport) -> String {
@@ -226,6 +254,7 @@ mod tests {
             execution_mode: ExecutionMode::Guest,
             metadata: [note("a\r", "\u{1b}[31mred\n  ends in        9999 s")].into(),
             accelerator: None,
+            network: None,
         };
         let text = info_text(&vm);
         let note = r"  metadata       a\r=\u{1b}[31mred\n  ends in        9999 s";

@@ -34,7 +34,8 @@ fn bash_completes_commands_options_and_shells() {
     };
     assert_eq!(complete(&["pyro", "do"]), "doctor\n");
     assert_eq!(complete(&["pyro", "env", "in"]), "inspect\n");
-    assert_eq!(complete(&["pyro", "run", "--allow"]), "--allow-host-compat\n");
+    let allow = "--allow-host-compat --allow-host --allow-cidr --allow-public\n";
+    assert_eq!(complete(&["pyro", "run", "--allow"]), allow);
     assert_eq!(complete(&["pyro", "completions", "zs"]), "zsh\n");
 }
 

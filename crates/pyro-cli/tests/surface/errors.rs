@@ -11,7 +11,7 @@ const UNKNOWN: &str =
     "unknown environment 'x'; expected one of: debian:12, debian:12-base, debian:12-build";
 
 /// Texts of CONTRACT.md, each with a run that earns it.
-const REFUSED: [(&[&str], &str); 13] = [
+const REFUSED: [(&[&str], &str); 17] = [
     (&["x", "--", "true"], UNKNOWN),
     (&["debian:12"], "command is required after --"),
     (&["debian:12", "--"], "command is required after --"),
@@ -51,7 +51,23 @@ const REFUSED: [(&[&str], &str); 13] = [
         &["debian:12", "--timeout-seconds", "nan", "--", "true"],
         "timeout_seconds must be positive, not NaN",
     ),
-    (&["debian:12", "--network", "--", "true"], "network access from a VM is not available yet"),
+    (&["debian:12", "--host-ca", "--", "true"], "host_ca needs a network"),
+    (
+        &["debian:12", "--network", "--allow-host", "10.0.0.1", "--", "true"],
+        "allow_hosts: '10.0.0.1' is no host: it is an address",
+    ),
+    (
+        &["debian:12", "--network", "--allow-cidr", "10.0.0.1/8", "--", "true"],
+        "allow_cidrs: '10.0.0.1/8' is no CIDR rule: its address has bits beyond its length",
+    ),
+    (
+        &["debian:12", "--network", "--publish", "80:80", "--publish", "80:81", "--", "true"],
+        "publish: the host's port 80 is there twice",
+    ),
+    (
+        &["debian:12", "--network", "--host-proxy", "--", "true"],
+        "host_proxy asks for the host's proxy, but there is none",
+    ),
 ];
 
 #[test]
@@ -162,6 +178,33 @@ fn a_command_line_that_makes_no_sense_is_told_in_json_as_well() {
     let document = outcome.json();
     assert_eq!(document["error"]["code"], "invalid_input");
     assert_eq!(document["error"]["message"], "unexpected argument '--unknown' found");
+}
+
+#[test]
+fn what_the_operator_refuses_no_option_allows() {
+    let run =
+        ["run", "debian:12", "--allow-host-compat", "--network", "--publish", "80", "--", "true"];
+    for (pin, message, cause) in [
+        ("off", "network must be false", "the operator of this host refuses it in `PYRO_NETWORK`"),
+        (
+            "--no-publish",
+            "publish must be empty",
+            "the operator of this host refuses it in `PYRO_NETWORK`",
+        ),
+        // What cannot be understood refuses everything.
+        (
+            "--alow-host example.com",
+            "no VM can have a network, because `PYRO_NETWORK` makes no sense",
+            "unknown word '--alow-host'",
+        ),
+    ] {
+        let outcome = pyro_with(&[("PYRO_NETWORK", pin)], &run);
+        assert_eq!((outcome.exit_code, outcome.stdout.as_str()), (125, ""), "{outcome:#?}");
+        let start = format!("error: {message}\n  caused by: {cause}");
+        assert!(outcome.stderr.starts_with(&start), "{outcome:#?}");
+    }
+    let without = pyro_with(&[("PYRO_NETWORK_FILE", "/nonexistent")], &run);
+    assert!(without.stderr.contains("`/nonexistent` makes no sense"), "{without:#?}");
 }
 
 #[test]

@@ -45,6 +45,24 @@ fn a_host_without_qemu_is_told_what_to_install() {
 }
 
 #[test]
+fn the_network_is_told_with_its_pins_and_its_problems() {
+    let report = |variables: &[(&str, &str)]| pyro_with(variables, &["doctor", "--json"]).json();
+    let variables =
+        [("PYRO_NETWORK", "--allow-host example.com"), ("PYRO_DNS_SERVERS", "127.0.0.1:5353")];
+    let networking = &report(&variables)["networking"];
+    assert_eq!(networking["available"], true, "{networking}");
+    assert_eq!(networking["resolvers"], serde_json::json!(["127.0.0.1:5353"]));
+    assert_eq!(networking["pins"][0]["source"], "PYRO_NETWORK");
+    assert_eq!(networking["pins"][0]["allow"], serde_json::json!(["example.com"]));
+    let broken = report(&[("PYRO_NETWORK", "nonsense")]);
+    assert_eq!(broken["networking"]["available"], false);
+    assert_eq!(broken["runtime"]["capabilities"]["supports_guest_network"], false);
+    assert_eq!(broken["runtime_ok"], true);
+    let text = pyro_with(&variables, &["doctor"]).stdout;
+    assert!(text.contains("pinned by PYRO_NETWORK: at most example.com"), "{text}");
+}
+
+#[test]
 fn the_verdict_is_the_last_line() {
     assert_eq!(pyro(&["doctor"]).success().lines().last(), Some("VMs can run here"));
     let outcome = pyro_with(&[("PATH", "/nonexistent")], &["doctor"]);

@@ -153,7 +153,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
             Self::Host => {
-                let text = "this host is not known by that name; see `--allow-host`\n";
+                let text = "this host is not known by that name; see `--allow-http-host`\n";
                 (StatusCode::FORBIDDEN, text).into_response()
             }
             Self::Origin => {

@@ -1,6 +1,6 @@
 //! Calls that are refused: as results that a model can act on, never as errors of the protocol.
 
-use pyro_core::{MemoryMib, Network, Timeout};
+use pyro_core::{MemoryMib, PinOptions, Timeout};
 use pyro_mcp_server::{Pins, Profile};
 use serde_json::json;
 
@@ -28,6 +28,13 @@ async fn a_wrong_argument_is_named_with_its_value_and_its_limit() {
             "output_bytes_max must be between 0 and 131072, not 131073",
         ),
         ("network", json!("yes"), "network must be true or false, not \"yes\""),
+        (
+            "allow_hosts",
+            json!("a.example"),
+            "allow_hosts must be a list of strings, not \"a.example\"",
+        ),
+        ("allow_hosts", json!([1]), "an item of allow_hosts must be a string, not 1"),
+        ("allow_hosts", json!(["a.example"]), "allow_hosts needs a network"),
         ("command", json!(""), "command must not be empty"),
         ("command", json!(null), "command is required by vm_run"),
         ("env", json!(["A=b"]), "env must be an object of strings, not [\"A=b\"]"),
@@ -47,8 +54,8 @@ async fn a_wrong_argument_is_named_with_its_value_and_its_limit() {
         (
             "cpus",
             json!(1),
-            "unknown argument 'cpus'; vm_run takes: allow_host_compat, command, cwd, env, environment, mem_mib, \
-             network, output_bytes_max, stdin, timeout_seconds, ttl_seconds, vcpu_count",
+            "unknown argument 'cpus'; vm_run takes: allow_cidrs, allow_host_compat, allow_hosts, allow_public, command, \
+             cwd, deny_cidrs, deny_hosts, env, environment, host_ca, host_proxy, mem_mib, network, publish, output_bytes_max, stdin, timeout_seconds, ttl_seconds, vcpu_count",
         ),
         (
             "allow_host_compat",
@@ -101,7 +108,7 @@ async fn what_the_operator_pinned_no_call_can_widen() {
         environments: Some(vec![pyro_core::parse_environment("debian:12").unwrap()]),
         memory_max: MemoryMib::new(512).unwrap(),
         timeout_max: Timeout::from_seconds(10.0).unwrap(),
-        network: Network::Off,
+        network: Pins::network(&PinOptions { network: false, ..PinOptions::default() }).unwrap(),
         ..Pins::default()
     };
     let client = Client::of(pins, Profile::Full).await;

@@ -10,9 +10,9 @@ use serde_json::Value;
 use crate::client::Client;
 
 /// What a list may cost, in bytes of compact JSON. A token is about four of them, so
-/// that is 3500 tokens, and 900; at present it is 3468, and 837.
-const FULL_BYTES_MAX: usize = 4 * 3500;
-const RUN_BYTES_MAX: usize = 4 * 900;
+/// that is 3900 tokens, and 1080; at present it is 3888, and 1032.
+const FULL_BYTES_MAX: usize = 4 * 3900;
+const RUN_BYTES_MAX: usize = 4 * 1080;
 
 async fn tools(profile: Profile) -> Vec<Tool> {
     Client::of(Pins::default(), profile).await.service.list_all_tools().await.unwrap()
@@ -67,7 +67,8 @@ async fn every_tool_says_what_it_may_do() {
     for tool in tools(Profile::Full).await {
         let annotations = tool.annotations.expect("annotations");
         assert!(annotations.title.is_some() && annotations.read_only_hint.is_some());
-        assert_eq!(annotations.open_world_hint, Some(false), "{}", tool.name);
+        let has_network = ["vm_run", "vm_exec"].contains(&&*tool.name);
+        assert_eq!(annotations.open_world_hint, Some(has_network), "{}", tool.name);
         let is_read_only = annotations.read_only_hint == Some(true);
         let ends_something = ["vm_stop", "vm_delete", "vm_exec"].contains(&&*tool.name);
         assert_eq!(annotations.destructive_hint, Some(ends_something), "{}", tool.name);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use pyro_core::{
-    ActiveVmsMax, ErrorKind, HostCompat, MemoryMib, Network, PyroError, TimeToLive, Timeout,
+    ActiveVmsMax, ErrorKind, HostCompat, MemoryMib, PinOptions, PyroError, TimeToLive, Timeout,
     VcpuCount, parse_environment,
 };
 use pyro_mcp_server::http::{BearerToken, HttpServer, HttpSettings, TokenError};
@@ -13,6 +13,7 @@ use pyro_mcp_server::{Pins, Profile, Server};
 use crate::mcp_arguments::{
     HttpArguments, PinArguments, ProfileChoice, ServeArguments, TransportChoice,
 };
+use crate::network_arguments::NetworkPinArguments;
 use crate::{interrupt, terminal};
 
 /// Where the server listens unless it is told otherwise.
@@ -46,7 +47,7 @@ pub(super) fn serve(arguments: &ServeArguments) -> Result<ExitCode, PyroError> {
 /// All that can be said about the options before anything is begun.
 pub(super) fn check(arguments: &ServeArguments) -> Result<Pins, PyroError> {
     check_transport(arguments)?;
-    pins(&arguments.pins)
+    pins(&arguments.pins, &arguments.network)
 }
 
 /// Serves to the end, which a signal brings about sooner.
@@ -82,7 +83,7 @@ async fn over_http(server: &Server, arguments: &HttpArguments) -> Result<(), Pyr
         address: SocketAddr::new(host, arguments.port.unwrap_or(PORT_DEFAULT)),
         token,
         allowed_origins: arguments.allow_origin.clone(),
-        allowed_hosts: arguments.allow_host.clone(),
+        allowed_hosts: arguments.allow_http_host.clone(),
     };
     let listening = HttpServer::listen(server.clone(), settings).await.map_err(|error| {
         PyroError::from_error(ErrorKind::InvalidInput, &error)
@@ -118,13 +119,13 @@ fn no_token(error: &TokenError) -> PyroError {
 
 /// Refuses what would have no effect, and be missed.
 fn check_transport(arguments: &ServeArguments) -> Result<(), PyroError> {
-    let HttpArguments { host, port, token_file, allow_origin, allow_host } = &arguments.http;
+    let HttpArguments { host, port, token_file, allow_origin, allow_http_host } = &arguments.http;
     let given = [
         ("--host", host.is_some()),
         ("--port", port.is_some()),
         ("--token-file", token_file.is_some()),
         ("--allow-origin", !allow_origin.is_empty()),
-        ("--allow-host", !allow_host.is_empty()),
+        ("--allow-http-host", !allow_http_host.is_empty()),
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((option, _)) if arguments.transport == TransportChoice::Stdio => {
@@ -135,7 +136,7 @@ fn check_transport(arguments: &ServeArguments) -> Result<(), PyroError> {
     }
 }
 
-fn pins(arguments: &PinArguments) -> Result<Pins, PyroError> {
+fn pins(arguments: &PinArguments, network: &NetworkPinArguments) -> Result<Pins, PyroError> {
     let environments = arguments.allow_environment.iter().map(|name| parse_environment(name));
     let environments = environments.collect::<Result<Vec<_>, _>>()?;
     let of = |option| move |error: PyroError| error.context(format!("`{option}` makes no sense"));
@@ -144,6 +145,11 @@ fn pins(arguments: &PinArguments) -> Result<Pins, PyroError> {
     let time_to_live_max = TimeToLive::from_seconds(arguments.max_ttl_seconds);
     let timeout_max = Timeout::from_seconds(arguments.max_timeout_seconds);
     let active_vms_max = arguments.max_active_vms.map(ActiveVmsMax::new).transpose();
+    let network = PinOptions {
+        network: !network.no_network,
+        policy: network.policy.options(),
+        publish: !network.no_publish,
+    };
     Ok(Pins {
         environments: (!environments.is_empty()).then_some(environments),
         vcpu_count_max: vcpu_count_max.map_err(of("--max-vcpu-count"))?,
@@ -151,7 +157,7 @@ fn pins(arguments: &PinArguments) -> Result<Pins, PyroError> {
         time_to_live_max: time_to_live_max.map_err(of("--max-ttl-seconds"))?,
         timeout_max: timeout_max.map_err(of("--max-timeout-seconds"))?,
         active_vms_max: active_vms_max.map_err(of("--max-active-vms"))?,
-        network: if arguments.no_network { Network::Off } else { Network::On },
+        network: Pins::network(&network)?,
         host_compat: if arguments.allow_host_compat {
             HostCompat::Allowed
         } else {
