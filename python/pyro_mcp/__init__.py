@@ -36,12 +36,15 @@ from pyro_mcp._errors import (
     WrongVMStateError,
 )
 from pyro_mcp._native import __version__
+from pyro_mcp._options import NetworkPin
 from pyro_mcp._payloads import (
+    AllowWith,
     Cleanup,
     DoctorReport,
     Environment,
     ExecOutcome,
     NetworkInfo,
+    NetworkRefusal,
     Output,
     PruneReport,
     PulledEnvironment,
@@ -59,6 +62,7 @@ from pyro_mcp._vm import VM
 
 __all__ = [
     "VM",
+    "AllowWith",
     "AsyncPyro",
     "AsyncStream",
     "AsyncVM",
@@ -74,6 +78,8 @@ __all__ = [
     "InternalError",
     "InvalidInputError",
     "NetworkInfo",
+    "NetworkPin",
+    "NetworkRefusal",
     "NoSpaceError",
     "NotAvailableError",
     "Output",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,7 +11,7 @@ from pyro_mcp import _options
 from pyro_mcp._async_stream import AsyncStream, OnOutput
 from pyro_mcp._async_vm import AsyncVM
 from pyro_mcp._await import result
-from pyro_mcp._options import Content, GuestPath, Input
+from pyro_mcp._options import Content, GuestPath, Input, NetworkPin
 from pyro_mcp._payloads import (
     Cleanup,
     DoctorReport,
@@ -102,6 +102,14 @@ class AsyncPyro:
         timeout_seconds: float = 30,
         ttl_seconds: int = 600,
         network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        allow_cidrs: Sequence[str] = (),
+        deny_hosts: Sequence[str] = (),
+        deny_cidrs: Sequence[str] = (),
+        allow_public: bool = False,
+        publish: Sequence[str] = (),
+        host_proxy: bool = False,
+        host_ca: bool = False,
         allow_host_compat: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: GuestPath | None = None,
@@ -113,12 +121,13 @@ class AsyncPyro:
 
         `on_stdout` and `on_stderr` are called in the event loop, and may be coroutine functions.
         """
+        rules = (allow_hosts, allow_cidrs, deny_hosts, deny_cidrs, allow_public)
         vm: _options.VMOptions = {
             "environment": environment,
             "vcpu_count": vcpu_count,
             "mem_mib": mem_mib,
             "ttl_seconds": ttl_seconds,
-            "network": network,
+            "network": _options.network_options(network, rules, publish, host_proxy, host_ca),
             "allow_host_compat": allow_host_compat,
         }
         options = _options.exec_options(command, timeout_seconds, env, cwd, stdin)
@@ -138,17 +147,26 @@ class AsyncPyro:
         timeout_seconds: float = 30,
         ttl_seconds: int = 600,
         network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        allow_cidrs: Sequence[str] = (),
+        deny_hosts: Sequence[str] = (),
+        deny_cidrs: Sequence[str] = (),
+        allow_public: bool = False,
+        publish: Sequence[str] = (),
+        host_proxy: bool = False,
+        host_ca: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: GuestPath | None = None,
         stdin: Input = None,
     ) -> AsyncStream[RunOutcome]:
         """`run_in_vm` whose output is read while the command runs. See `AsyncStream`."""
+        rules = (allow_hosts, allow_cidrs, deny_hosts, deny_cidrs, allow_public)
         vm: _options.VMOptions = {
             "environment": environment,
             "vcpu_count": vcpu_count,
             "mem_mib": mem_mib,
             "ttl_seconds": ttl_seconds,
-            "network": network,
+            "network": _options.network_options(network, rules, publish, host_proxy, host_ca),
             "allow_host_compat": False,
         }
         options = _options.exec_options(command, timeout_seconds, env, cwd, stdin)
@@ -164,18 +182,27 @@ class AsyncPyro:
         mem_mib: int = 1024,
         ttl_seconds: int = 600,
         network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        allow_cidrs: Sequence[str] = (),
+        deny_hosts: Sequence[str] = (),
+        deny_cidrs: Sequence[str] = (),
+        allow_public: bool = False,
+        publish: Sequence[str] = (),
+        host_proxy: bool = False,
+        host_ca: bool = False,
         metadata: Mapping[str, str] | None = None,
     ) -> AsyncVM:
         """A VM for an `async with` block: made and started at its beginning, deleted at its end.
 
         See `Pyro.vm`.
         """
+        rules = (allow_hosts, allow_cidrs, deny_hosts, deny_cidrs, allow_public)
         vm: _options.VMOptions = {
             "environment": environment,
             "vcpu_count": vcpu_count,
             "mem_mib": mem_mib,
             "ttl_seconds": ttl_seconds,
-            "network": network,
+            "network": _options.network_options(network, rules, publish, host_proxy, host_ca),
             "allow_host_compat": False,
         }
         return AsyncVM(self._engine, options=vm, metadata=dict(metadata or {}))
@@ -194,16 +221,25 @@ class AsyncPyro:
         mem_mib: int = 1024,
         ttl_seconds: int = 600,
         network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        allow_cidrs: Sequence[str] = (),
+        deny_hosts: Sequence[str] = (),
+        deny_cidrs: Sequence[str] = (),
+        allow_public: bool = False,
+        publish: Sequence[str] = (),
+        host_proxy: bool = False,
+        host_ca: bool = False,
         allow_host_compat: bool = False,
         metadata: Mapping[str, str] | None = None,
     ) -> VMInfo:
         """Makes a VM with a life of its own. See `Pyro.create_vm`."""
+        rules = (allow_hosts, allow_cidrs, deny_hosts, deny_cidrs, allow_public)
         vm: _options.VMOptions = {
             "environment": environment,
             "vcpu_count": vcpu_count,
             "mem_mib": mem_mib,
             "ttl_seconds": ttl_seconds,
-            "network": network,
+            "network": _options.network_options(network, rules, publish, host_proxy, host_ca),
             "allow_host_compat": allow_host_compat,
         }
         return await result(self._engine.create_vm(vm, dict(metadata or {})))
@@ -320,6 +356,14 @@ class AsyncPyro:
         """Whether this host can run VMs, and how. See `Pyro.doctor`."""
         return await result(self._engine.doctor())
 
-    def create_server(self, *, profile: Profile = "full", allow_host_compat: bool = False) -> Server:
+    def create_server(
+        self,
+        *,
+        profile: Profile = "full",
+        allow_host_compat: bool = False,
+        network_pin: NetworkPin | None = None,
+    ) -> Server:
         """A server of the Model Context Protocol. See `Pyro.create_server`."""
-        return self._pyro.create_server(profile=profile, allow_host_compat=allow_host_compat)
+        return self._pyro.create_server(
+            profile=profile, allow_host_compat=allow_host_compat, network_pin=network_pin
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, TypedDict, cast
 
 OnOutput: TypeAlias = Callable[[bytes], object]
@@ -25,12 +25,38 @@ TIMEOUT_SECONDS = 30
 FILE_BYTES_MAX = 64 * 1024 * 1024
 
 
+class NetworkPin(TypedDict, total=False):
+    """What an operator allows, with the keys of `/etc/pyro-mcp/network.toml`."""
+
+    network: bool
+    """Whether VMs may have a network at all. By default they may."""
+    allow_hosts: Sequence[str]
+    allow_cidrs: Sequence[str]
+    deny_hosts: Sequence[str]
+    deny_cidrs: Sequence[str]
+    allow_public: bool
+    publish: bool
+    """Whether ports may be published. By default they may."""
+
+
+class NetworkOptions(TypedDict):
+    network: bool
+    allow_hosts: Sequence[str]
+    allow_cidrs: Sequence[str]
+    deny_hosts: Sequence[str]
+    deny_cidrs: Sequence[str]
+    allow_public: bool
+    publish: Sequence[str]
+    host_proxy: bool
+    host_ca: bool
+
+
 class VMOptions(TypedDict):
     environment: str
     vcpu_count: int
     mem_mib: int
     ttl_seconds: int
-    network: bool
+    network: NetworkOptions
     allow_host_compat: bool
 
 
@@ -56,6 +82,45 @@ def exec_options(
         "cwd": cwd,
         "stdin": None if stdin is None else content(stdin, "stdin"),
     }
+
+
+def network_options(
+    network: bool,
+    rules: tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str], bool],
+    publish: Sequence[str],
+    host_proxy: bool,
+    host_ca: bool,
+) -> NetworkOptions:
+    allow_hosts, allow_cidrs, deny_hosts, deny_cidrs, allow_public = rules
+    return {
+        "network": network,
+        "allow_hosts": allow_hosts,
+        "allow_cidrs": allow_cidrs,
+        "deny_hosts": deny_hosts,
+        "deny_cidrs": deny_cidrs,
+        "allow_public": allow_public,
+        "publish": publish,
+        "host_proxy": host_proxy,
+        "host_ca": host_ca,
+    }
+
+
+def network_pin(pin: NetworkPin | None) -> NetworkPin:
+    """A whole pin. A key that is misspelt would restrict nothing, and be missed."""
+    whole: NetworkPin = {
+        "network": True,
+        "allow_hosts": (),
+        "allow_cidrs": (),
+        "deny_hosts": (),
+        "deny_cidrs": (),
+        "allow_public": False,
+        "publish": True,
+    }
+    unknown = (pin or {}).keys() - whole.keys()
+    if unknown:
+        raise TypeError(f"network_pin has no '{min(unknown)}'; expected one of: {', '.join(whole)}")
+    whole.update(pin or {})
+    return whole
 
 
 def content(data: object, name: str) -> bytes:

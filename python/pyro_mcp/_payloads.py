@@ -86,11 +86,27 @@ class Leftover(TypedDict):
     remedy: str
 
 
+class NetworkPinReport(TypedDict):
+    """What an operator allows."""
+
+    source: str
+    network: bool
+    publish: bool
+    allow: list[str] | None
+    """`None` where it restricts no destination."""
+    deny: list[str]
+
+
 class NetworkingReport(TypedDict):
     """Whether guests can have a network."""
 
     available: bool
     reason: str
+    resolvers: list[str]
+    """Where guests' names are looked up."""
+    pins: list[NetworkPinReport]
+    problems: list[str]
+    """What is to be corrected before any VM can have a network."""
 
 
 class Capabilities(TypedDict):
@@ -169,6 +185,40 @@ class Cleanup(TypedDict):
     reason: str
 
 
+class AllowWith(TypedDict, total=False):
+    """Arguments that allow a destination, to be merged with those that the VM was made with."""
+
+    allow_hosts: list[str]
+    allow_cidrs: list[str]
+    allow_public: bool
+
+
+class NetworkRefusal(TypedDict):
+    """Something that the guest wanted to reach, and did not."""
+
+    protocol: Literal["dns", "tcp", "udp", "icmp"]
+    destination: str
+    """An address with its port, or the name that was looked up."""
+    host: str | None
+    """The name, where it is known."""
+    reason: Literal[
+        "denied",
+        "not_allowed",
+        "host_address",
+        "private_address",
+        "link_local_address",
+        "multicast_address",
+        "special_address",
+        "too_many_connections",
+        "unsupported_protocol",
+    ]
+    count: int
+    message: str
+    """What was refused, why, and what can be done about it."""
+    allow_with: AllowWith | None
+    """`None` where no argument would allow it."""
+
+
 class _Outcome(TypedDict):
     vm_id: str
     environment: str
@@ -189,6 +239,9 @@ class _Outcome(TypedDict):
     stderr_bytes: int
     accelerator: Accelerator | None
     out_of_memory: bool
+    network_refusals: list[NetworkRefusal]
+    """What the VM's network refused meanwhile, to this command or another that was on; at most 32."""
+    network_refusals_left_out: int
     cleanup: Cleanup
 
 
@@ -213,14 +266,36 @@ class ReapReport(TypedDict):
     count: int
 
 
+class PublishedPort(TypedDict):
+    """A port of the guest that the host's programs can reach."""
+
+    host_ip: str
+    host_port: int
+    """0 for one that is chosen when the VM starts."""
+    guest_port: int
+
+
+class NetworkPolicy(TypedDict):
+    """What may be reached, with rules as they are written."""
+
+    author: Literal["caller", "operator"]
+    source: str | None
+    """Where an operator wrote it."""
+    allow: list[str]
+    deny: list[str]
+
+
 class _Network(TypedDict, total=False):
     reason: str
     tap_name: str | None
-    guest_ip: str | None
-    gateway_ip: str | None
-    subnet_cidr: str | None
-    mac_address: str | None
+    guest_ip: str
+    gateway_ip: str
+    subnet_cidr: str
+    mac_address: str
     dns_servers: list[str]
+    published: list[PublishedPort]
+    policy: list[NetworkPolicy]
+    """All of them must allow what the guest wants to reach."""
 
 
 class NetworkInfo(_Network):

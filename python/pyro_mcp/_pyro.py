@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from pyro_mcp import _await, _executable, _native, _options
-from pyro_mcp._options import Content, GuestPath, Input, OnOutput
+from pyro_mcp._options import Content, GuestPath, Input, NetworkPin, OnOutput
 from pyro_mcp._payloads import (
     Cleanup,
     DoctorReport,
@@ -154,6 +154,14 @@ class Pyro:
         timeout_seconds: float = 30,
         ttl_seconds: int = 600,
         network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        allow_cidrs: Sequence[str] = (),
+        deny_hosts: Sequence[str] = (),
+        deny_cidrs: Sequence[str] = (),
+        allow_public: bool = False,
+        publish: Sequence[str] = (),
+        host_proxy: bool = False,
+        host_ca: bool = False,
         allow_host_compat: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: GuestPath | None = None,
@@ -173,7 +181,19 @@ class Pyro:
             mem_mib: Memory in MiB, 256 to 32768.
             timeout_seconds: End the command after this time, more than 0.
             ttl_seconds: Destroy the VM after this time, whatever it does, 60 to 3600.
-            network: Let the guest reach the network. Not available yet.
+            network: Let the guest reach the network: public addresses, and nothing of this host or its
+                private networks. What it wanted to reach and did not is in the outcome's `network_refusals`.
+            allow_hosts: Names that may be reached, like `example.com`, `*.example.org` or `example.com:443`.
+                With any of the three `allow_` arguments nothing else may be.
+            allow_cidrs: Addresses and networks that may be reached, private ones as well, like `10.1.0.0/16`
+                or `127.0.0.1:8080`: the latter is this host's, and `host.pyro.internal` in the guest.
+            deny_hosts: Names that may not be reached, whatever is allowed.
+            deny_cidrs: Addresses and networks that may not be reached, whatever is allowed.
+            allow_public: Public addresses may be reached, beside what else is allowed.
+            publish: Ports of this host's 127.0.0.1 that lead to the guest's, like `8080:80`, or `80` for any
+                that is free.
+            host_proxy: Give commands the proxy that this process's environment names.
+            host_ca: Have commands trust the certificate authorities that this host trusts.
             allow_host_compat: Run the command on this host, WITHOUT any boundary, if no VM can be had.
             env: Environment variables, beside the guest's own; at most 128 KiB together.
             cwd: An absolute path in the guest. By default `/root`.
@@ -193,12 +213,13 @@ class Pyro:
             VMExpiredError: where its time to live was over.
             NotAvailableError: for what this version cannot do yet.
         """
+        rules = (allow_hosts, allow_cidrs, deny_hosts, deny_cidrs, allow_public)
         vm: _options.VMOptions = {
             "environment": environment,
             "vcpu_count": vcpu_count,
             "mem_mib": mem_mib,
             "ttl_seconds": ttl_seconds,
-            "network": network,
+            "network": _options.network_options(network, rules, publish, host_proxy, host_ca),
             "allow_host_compat": allow_host_compat,
         }
         options = _options.exec_options(command, timeout_seconds, env, cwd, stdin)
@@ -218,17 +239,26 @@ class Pyro:
         timeout_seconds: float = 30,
         ttl_seconds: int = 600,
         network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        allow_cidrs: Sequence[str] = (),
+        deny_hosts: Sequence[str] = (),
+        deny_cidrs: Sequence[str] = (),
+        allow_public: bool = False,
+        publish: Sequence[str] = (),
+        host_proxy: bool = False,
+        host_ca: bool = False,
         env: Mapping[str, str] | None = None,
         cwd: GuestPath | None = None,
         stdin: Input = None,
     ) -> Stream[RunOutcome]:
         """`run_in_vm` whose output is read while the command runs: iterate over what this gives."""
+        rules = (allow_hosts, allow_cidrs, deny_hosts, deny_cidrs, allow_public)
         vm: _options.VMOptions = {
             "environment": environment,
             "vcpu_count": vcpu_count,
             "mem_mib": mem_mib,
             "ttl_seconds": ttl_seconds,
-            "network": network,
+            "network": _options.network_options(network, rules, publish, host_proxy, host_ca),
             "allow_host_compat": False,
         }
         options = _options.exec_options(command, timeout_seconds, env, cwd, stdin)
@@ -244,6 +274,14 @@ class Pyro:
         mem_mib: int = 1024,
         ttl_seconds: int = 600,
         network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        allow_cidrs: Sequence[str] = (),
+        deny_hosts: Sequence[str] = (),
+        deny_cidrs: Sequence[str] = (),
+        allow_public: bool = False,
+        publish: Sequence[str] = (),
+        host_proxy: bool = False,
+        host_ca: bool = False,
         metadata: Mapping[str, str] | None = None,
     ) -> VM:
         """A VM for a `with` block: made and started at its beginning, deleted at its end.
@@ -256,12 +294,13 @@ class Pyro:
 
         The arguments are those of `create_vm`.
         """
+        rules = (allow_hosts, allow_cidrs, deny_hosts, deny_cidrs, allow_public)
         vm: _options.VMOptions = {
             "environment": environment,
             "vcpu_count": vcpu_count,
             "mem_mib": mem_mib,
             "ttl_seconds": ttl_seconds,
-            "network": network,
+            "network": _options.network_options(network, rules, publish, host_proxy, host_ca),
             "allow_host_compat": False,
         }
         return VM(self._engine, options=vm, metadata=dict(metadata or {}))
@@ -284,6 +323,14 @@ class Pyro:
         mem_mib: int = 1024,
         ttl_seconds: int = 600,
         network: bool = False,
+        allow_hosts: Sequence[str] = (),
+        allow_cidrs: Sequence[str] = (),
+        deny_hosts: Sequence[str] = (),
+        deny_cidrs: Sequence[str] = (),
+        allow_public: bool = False,
+        publish: Sequence[str] = (),
+        host_proxy: bool = False,
+        host_ca: bool = False,
         allow_host_compat: bool = False,
         metadata: Mapping[str, str] | None = None,
     ) -> VMInfo:
@@ -297,7 +344,15 @@ class Pyro:
             vcpu_count: Virtual CPUs, 1 to 8.
             mem_mib: Memory in MiB, 256 to 32768.
             ttl_seconds: Destroy the VM after this time, whatever it does, 60 to 3600.
-            network: Let the guest reach the network. Not available yet.
+            network: Let the guest reach the network. This and what follows as for `run_in_vm`.
+            allow_hosts: Names that may be reached.
+            allow_cidrs: Addresses and networks that may be reached.
+            deny_hosts: Names that may not.
+            deny_cidrs: Addresses and networks that may not.
+            allow_public: Public addresses may be reached, beside what else is allowed.
+            publish: Ports of this host that lead to the guest's; `network_info_vm` shows them.
+            host_proxy: Give commands this host's proxy.
+            host_ca: Have commands trust what this host trusts.
             allow_host_compat: Only noted: such a VM never runs anything on the host.
             metadata: What `status_vm` shows; at most 64 entries and 16 KiB.
 
@@ -305,12 +360,13 @@ class Pyro:
             TooManyVMsError: where there are `max_active_vms` already.
             PyroError: as `run_in_vm` does.
         """
+        rules = (allow_hosts, allow_cidrs, deny_hosts, deny_cidrs, allow_public)
         vm: _options.VMOptions = {
             "environment": environment,
             "vcpu_count": vcpu_count,
             "mem_mib": mem_mib,
             "ttl_seconds": ttl_seconds,
-            "network": network,
+            "network": _options.network_options(network, rules, publish, host_proxy, host_ca),
             "allow_host_compat": allow_host_compat,
         }
         return _await.wait(self._engine.create_vm(vm, dict(metadata or {})))
@@ -491,12 +547,21 @@ class Pyro:
         """Whether this host can run VMs, and how: the object of `pyro doctor --json`."""
         return self._engine.doctor().wait()
 
-    def create_server(self, *, profile: Profile = "full", allow_host_compat: bool = False) -> Server:
+    def create_server(
+        self,
+        *,
+        profile: Profile = "full",
+        allow_host_compat: bool = False,
+        network_pin: NetworkPin | None = None,
+    ) -> Server:
         """A server of the Model Context Protocol with the same methods as tools.
 
         Args:
             profile: `run` for one-shot runs only, `full` for VMs that several commands share as well.
             allow_host_compat: Let calls ask for a command to run on this host, WITHOUT any boundary, where no
                 VM can be had.
+            network_pin: What networks calls may ask for; no call can widen it. By default public addresses,
+                and whatever ports they publish.
         """
-        return Server(self._engine.create_server(profile, allow_host_compat))
+        pin = _options.network_pin(network_pin)
+        return Server(self._engine.create_server(profile, allow_host_compat, pin))

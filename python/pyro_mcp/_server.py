@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pyro_mcp import _await
 from pyro_mcp._errors import InvalidInputError
+from pyro_mcp._options import NetworkPin
 
 if TYPE_CHECKING:
     from pyro_mcp import _native
@@ -93,8 +94,13 @@ def _announce(url: str, token: str) -> None:
     print(f"pyro: bearer token: {token}", file=sys.stderr, flush=True)
 
 
-def create_server(*, profile: Profile = "full", allow_host_compat: bool = False) -> Server:
+def create_server(
+    *,
+    profile: Profile = "full",
+    allow_host_compat: bool = False,
+    network_pin: NetworkPin | None = None,
+) -> Server:
     """A server with the settings of this process's environment. See `Pyro.create_server`."""
     from pyro_mcp._pyro import Pyro
 
-    return Pyro().create_server(profile=profile, allow_host_compat=allow_host_compat)
+    return Pyro().create_server(profile=profile, allow_host_compat=allow_host_compat, network_pin=network_pin)

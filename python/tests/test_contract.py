@@ -85,8 +85,10 @@ def test_signatures_repeat_the_defaults_of_the_core(surface: type):
         for key, parameter in parameters(function).items():
             if key in _native.DEFAULTS and parameter.default is not parameter.empty:
                 assert parameter.default == _native.DEFAULTS[key], (name, key)
-            if key == "allow_host_compat" or key == "network":
+            if key in {"allow_host_compat", "network", "allow_public", "host_proxy", "host_ca"}:
                 assert parameter.default is False
+            if key in {"allow_hosts", "allow_cidrs", "deny_hosts", "deny_cidrs", "publish"}:
+                assert parameter.default == ()
 
 
 def test_options_of_2_x_are_taken(tmp_path):

@@ -10,7 +10,6 @@ import pyro_mcp
 import pytest
 from pyro_mcp import (
     InvalidInputError,
-    NotAvailableError,
     Pyro,
     PyroError,
     TooManyVMsError,
@@ -88,10 +87,31 @@ def test_a_vm_in_the_wrong_state_is_left_alone(pyro: Pyro):
         pyro.delete_vm(vm_id)
 
 
-def test_what_there_is_not_yet_is_refused(pyro: Pyro):
-    with pytest.raises(NotAvailableError) as caught:
-        pyro.run_in_vm(environment=host.ENVIRONMENT, command="true", network=True)
-    assert caught.value.hints
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": False}, "allow_hosts needs a network"),
+        ({"allow_hosts": ["10.0.0.1"]}, "allow_hosts: '10.0.0.1' is no host: it is an address"),
+        ({"allow_cidrs": ["example.com"]}, "allow_cidrs: 'example.com' is no CIDR rule: "),
+        ({"publish": ["80:80", "80:81"]}, "publish: the host's port 80 is there twice"),
+        ({"deny_hosts": ["*.example"]}, "'a.example' is allowed in vain: '*.example' is denied"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_bad_input(pyro: Pyro, options: dict, message: str):
+    arguments = {"network": True, "allow_hosts": ["a.example"], **options}
+    for call in (pyro.run_in_vm, pyro.create_vm):
+        more = {"command": "true"} if call == pyro.run_in_vm else {}
+        with pytest.raises(InvalidInputError) as caught:
+            call(environment=host.ENVIRONMENT, **more, **arguments)
+        assert str(caught.value).startswith(message)
+        assert caught.value.hints
+
+
+def test_what_the_operator_refuses_no_argument_allows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYRO_NETWORK", "off")
+    with pytest.raises(InvalidInputError, match="network must be false") as caught:
+        Pyro().run_in_vm(environment=host.ENVIRONMENT, command="true", network=True)
+    assert caught.value.causes == ("the operator of this host refuses it in `PYRO_NETWORK`",)
 
 
 def test_hints_are_shown_with_the_traceback():
@@ -126,6 +146,10 @@ def test_errors_can_be_sent_to_another_process():
         ({"timeout_seconds": True}, "timeout_seconds must be int or float, not bool"),
         ({"timeout_seconds": "1"}, "timeout_seconds must be int or float, not str"),
         ({"network": 1}, "network must be bool, not int"),
+        ({"allow_hosts": "example.com"}, "allow_hosts must be a sequence of str, not str"),
+        ({"deny_cidrs": 5}, "deny_cidrs must be a sequence of str, not int"),
+        ({"publish": [80]}, "an item of publish must be str, not int"),
+        ({"host_ca": "yes"}, "host_ca must be bool, not str"),
         ({"command": None}, "command must be str, not NoneType"),
         ({"command": ["echo", "hi"]}, "command must be str, not list"),
         ({"environment": 12}, "environment must be str, not int"),

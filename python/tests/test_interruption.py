@@ -218,9 +218,11 @@ def test_an_interpreter_can_end_right_after_its_last_call(pyro: Pyro, python):
 
 def test_an_interpreter_can_end_while_calls_run(pyro: Pyro, tmp_path, python):
     script = """
+from pyro_mcp import _options
 call = pyro.engine.run_in_vm(
     {"environment": "debian:12-base", "vcpu_count": 1, "mem_mib": 1024, "ttl_seconds": 600,
-     "network": False, "allow_host_compat": False},
+     "network": _options.network_options(False, ((), (), (), (), False), (), False, False),
+     "allow_host_compat": False},
     {"command": "sleep 1000", "timeout_seconds": 900, "env": {}, "cwd": None, "stdin": None},
 )
 call.begin(print)

@@ -90,6 +90,17 @@ def test_a_call_has_the_same_keys_on_every_surface(pyro: Pyro):
     run(main())
 
 
+def test_a_pin_of_the_network_holds_for_every_call(pyro: Pyro):
+    server = pyro.create_server(network_pin={"network": False})
+    arguments = {"environment": host.ENVIRONMENT, "command": "true", "network": True}
+    answer = run(server.call_tool("vm_run", arguments))
+    assert answer["structuredContent"]["error"]["message"] == "network must be false"
+    with pytest.raises(InvalidInputError, match="allow_hosts: '' is no host"):
+        pyro.create_server(network_pin={"allow_hosts": [""]})
+    with pytest.raises(TypeError, match="network_pin has no 'allow_host'"):
+        pyro.create_server(network_pin={"allow_host": []})  # type: ignore[typeddict-unknown-key]
+
+
 def test_a_tool_that_fails_answers(pyro: Pyro):
     answer = run(pyro.create_server().call_tool("vm_status", {"vm_id": "0123456789ab"}))
     assert answer["isError"]

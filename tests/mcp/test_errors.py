@@ -47,6 +47,13 @@ BAD: list[tuple[str, dict[str, Any], str, list[str]]] = [
     ("vm_run", RUN | {"vcpu_count": 1.5}, "invalid_input", ["vcpu_count"]),
     ("vm_run", RUN | {"vcpu_count": True}, "invalid_input", ["vcpu_count"]),
     ("vm_run", RUN | {"network": "yes"}, "invalid_input", ["network"]),
+    ("vm_run", RUN | {"allow_hosts": ["a.example"]}, "invalid_input", ["allow_hosts", "network"]),
+    (
+        "vm_run",
+        RUN | {"network": True, "allow_cidrs": ["10.0.0.1/8"]},
+        "invalid_input",
+        ["allow_cidrs"],
+    ),
     ("vm_run", RUN | {"env": {"A": 1}}, "invalid_input", ["env"]),
     ("vm_run", RUN | {"env": ["A=1"]}, "invalid_input", ["env"]),
     ("vm_run", RUN | {"env": {"A=B": "1"}}, "invalid_input", ["A=B"]),

@@ -70,7 +70,7 @@ def test_the_host_may_be_called_localhost(server: HttpServer) -> None:
 
 def test_what_the_operator_allows_is_answered(host: Host) -> None:
     page, name = "https://page.example", "pyro.example"
-    server = HttpServer(host, "--allow-origin", page, "--allow-host", name)
+    server = HttpServer(host, "--allow-origin", page, "--allow-http-host", name)
     try:
         assert post(server, Origin=page, Host=name).status == 200
         assert post(server, Origin=f"{page}:8443").status == 403

@@ -18,6 +18,7 @@ PINS: list[tuple[list[str], dict[str, Any]]] = [
     (["--max-ttl-seconds", "600"], {"ttl_seconds": 601}),
     (["--max-timeout-seconds", "30"], {"timeout_seconds": 31}),
     (["--no-network"], {"network": True}),
+    (["--no-publish"], {"network": True, "publish": ["80"]}),
 ]
 
 

@@ -23,6 +23,14 @@ SHAPE = {
     "mem_mib": 1024,
     "ttl_seconds": 600,
     "network": NOTHING,
+    "allow_hosts": NOTHING,
+    "allow_cidrs": NOTHING,
+    "deny_hosts": NOTHING,
+    "deny_cidrs": NOTHING,
+    "allow_public": NOTHING,
+    "publish": NOTHING,
+    "host_proxy": NOTHING,
+    "host_ca": NOTHING,
     "allow_host_compat": NOTHING,
 }
 
