@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use pyro_core::{Accelerator, LaunchReport, Measure, Progress, PyroError, StartKind, Step};
+use pyro_core::{
+    Accelerator, LaunchReport, Measure, Progress, PublishedPort, PyroError, StartKind, Step,
+};
 
 use crate::arguments::OutputArguments;
 use crate::terminal::{self, YELLOW, escaped, paragraph};
@@ -46,6 +48,9 @@ impl Display {
                     && !self.output.quiet
                 {
                     terminal::say(&fallback_text(reason));
+                }
+                if !self.output.quiet {
+                    terminal::say(&published_text(&report));
                 }
                 if self.output.verbose {
                     terminal::say(&report_text(&vm_id, accelerator, &report));
@@ -115,6 +120,14 @@ fn draw(bar: &ProgressBar, step: &Step) {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates are valid")
+}
+
+/// The ports that lead to the guest: some were chosen just now.
+fn published_text(report: &LaunchReport) -> String {
+    let lines = report.published.iter().map(|PublishedPort { host, guest }| {
+        format!("pyro: 127.0.0.1:{host} leads to the guest's port {guest}\n")
+    });
+    lines.collect()
 }
 
 fn report_text(vm_id: &str, accelerator: Accelerator, report: &LaunchReport) -> String {

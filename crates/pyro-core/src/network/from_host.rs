@@ -65,7 +65,11 @@ pub(crate) fn prepare(config: &Config, request: &NetworkRequest) -> Result<FromH
         let of_host = of_host.as_deref().unwrap_or_default();
         let all = of_host.split(',').map(str::trim).filter(|name| !name.is_empty());
         let mut all: Vec<_> = all.collect();
-        all.extend(NEVER_PROXIED.iter().filter(|name| !of_host.contains(**name)));
+        for name in NEVER_PROXIED {
+            if !all.contains(&name) {
+                all.push(name);
+            }
+        }
         from_host.no_proxy = all.join(",");
     }
     if request.wants_ca {
@@ -243,12 +247,12 @@ mod tests {
         let mut policy = EgressPolicy::default();
         from_host.open(&mut policy).await;
         let texts: Vec<_> = policy.allow.iter().map(super::super::options::text).collect();
-        assert_eq!(texts, ["public", "127.0.0.1:3128", "[::1]:3128"]);
+        assert_eq!(texts, ["public", "127.0.0.1:3128"]);
         let own = EgressRule::Network("10.0.0.0/8".parse().unwrap());
         let mut policy = EgressPolicy { allow: vec![own], deny: Vec::new() };
         from_host.open(&mut policy).await;
         let texts: Vec<_> = policy.allow.iter().map(super::super::options::text).collect();
-        assert_eq!(texts, ["10.0.0.0/8", "127.0.0.1:3128", "[::1]:3128"]);
+        assert_eq!(texts, ["10.0.0.0/8", "127.0.0.1:3128"]);
         let mut policy = EgressPolicy::default();
         FromHost::default().open(&mut policy).await;
         assert_eq!(policy, EgressPolicy::default());

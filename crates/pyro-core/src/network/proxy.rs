@@ -114,9 +114,7 @@ impl Proxy {
             })
         };
         match &self.host {
-            ProxyHost::Loopback => {
-                vec![to(Ipv4Addr::LOCALHOST.into()), to(Ipv6Addr::LOCALHOST.into())]
-            }
+            ProxyHost::Loopback => vec![to(Ipv4Addr::LOCALHOST.into())],
             ProxyHost::LoopbackV6 => vec![to(Ipv6Addr::LOCALHOST.into())],
             ProxyHost::Address(address) => vec![to(*address)],
             ProxyHost::Name(name) => {
@@ -168,7 +166,7 @@ mod tests {
     async fn a_proxy_on_the_loopback_is_reached_through_the_gateway() {
         for url in ["http://127.0.0.1:3128", "localhost:3128", "HTTP://LOCALHOST.:3128/"] {
             assert_eq!(proxy(url).for_guest(), "http://host.pyro.internal:3128", "{url}");
-            assert_eq!(rules(url).await, ["127.0.0.1:3128", "[::1]:3128"]);
+            assert_eq!(rules(url).await, ["127.0.0.1:3128"]);
         }
         assert_eq!(proxy("socks5h://[::1]").for_guest(), "socks5h://[fd70:7972:6f00::1]:1080");
         assert_eq!(rules("socks5h://[::1]").await, ["[::1]:1080"]);
