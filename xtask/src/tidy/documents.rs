@@ -7,8 +7,11 @@ use super::tree::File;
 use crate::workspace;
 
 /// Where the options of `pyro` are declared, one field each.
-const ARGUMENTS: [&str; 2] =
-    ["crates/pyro-cli/src/arguments.rs", "crates/pyro-cli/src/mcp_arguments.rs"];
+const ARGUMENTS: [&str; 3] = [
+    "crates/pyro-cli/src/arguments.rs",
+    "crates/pyro-cli/src/mcp_arguments.rs",
+    "crates/pyro-cli/src/network_arguments.rs",
+];
 
 /// The document whose promises name the tests that show them.
 const SPECIFICATION: &str = "docs/SPECIFICATION.md";
