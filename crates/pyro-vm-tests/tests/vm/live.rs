@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pyro_core::{
     AcceleratorChoice, ActiveVmsMax, CaptureLimit, CommandText, Config, ConfinementChoice,
-    ErrorKind, ExecOutcome, ExecRequest, MemoryMib, Network, Pyro, PyroError, Streams, TimeToLive,
-    Timeout, VcpuCount, Vm, VmRequest, parse_environment,
+    ErrorKind, ExecOutcome, ExecRequest, MemoryMib, Network, NetworkSettings, Pyro, PyroError,
+    Streams, TimeToLive, Timeout, VcpuCount, Vm, VmRequest, parse_environment,
 };
 use pyro_vm_tests::{BASE, Host, cache_with, executable};
 
@@ -66,6 +66,7 @@ fn pyro(host: &Host) -> Pyro {
         proxy: None,
         tool_path: "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into(),
         terminal_type: None,
+        network: NetworkSettings::default(),
     })
 }
 

@@ -6,6 +6,8 @@ mod guest;
 
 mod network;
 
+mod network_options;
+
 mod environments;
 
 mod streams;

@@ -4,7 +4,7 @@ use pyro_vm_tests::{BASE, Host};
 use serde_json::{Value, json};
 
 /// The keys of CONTRACT.md, and those that are documented beside them.
-const RUN_KEYS: [&str; 19] = [
+const RUN_KEYS: [&str; 21] = [
     "accelerator",
     "cleanup",
     "command",
@@ -13,6 +13,8 @@ const RUN_KEYS: [&str; 19] = [
     "environment_version",
     "execution_mode",
     "exit_code",
+    "network_refusals",
+    "network_refusals_left_out",
     "out_of_memory",
     "restore_failure",
     "stderr",
@@ -93,6 +95,8 @@ fn a_json_outcome_has_the_keys_of_the_contract() {
         "exit_code": 7,
         "timed_out": false,
         "out_of_memory": false,
+        "network_refusals": [],
+        "network_refusals_left_out": 0,
         "execution_mode": "guest",
         "vm_start": "restored",
         "restore_failure": null,
