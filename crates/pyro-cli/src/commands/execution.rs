@@ -121,3 +121,65 @@ fn stdin() -> Option<Box<dyn AsyncRead + Send + Unpin>> {
     }
     Some(Box::new(tokio::io::stdin()))
 }
+
+#[cfg(test)]
+mod tests {
+    use pyro_core::{AllowWith, ExecutionMode, NetworkRefusal, RefusalReason, RefusedProtocol};
+
+    use super::*;
+
+    fn refusal(summary: &str, allow_with: Option<AllowWith>) -> NetworkRefusal {
+        NetworkRefusal {
+            protocol: RefusedProtocol::Tcp,
+            destination: "10.1.2.3:80".to_owned(),
+            host: None,
+            reason: RefusalReason::PrivateAddress,
+            count: 1,
+            message: String::new(),
+            allow_with,
+            summary: summary.to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_refusal_is_a_line_with_the_option_that_allows_it() {
+        let allow_with = AllowWith {
+            allow_cidrs: vec!["10.1.2.3:80".to_owned()],
+            allow_public: true,
+            ..AllowWith::default()
+        };
+        let outcome = ExecOutcome {
+            vm_id: "0123456789ab".to_owned(),
+            environment: "debian:12".to_owned(),
+            environment_version: "1".to_owned(),
+            command: "true".to_owned(),
+            stdout: String::new(),
+            stderr: String::new(),
+            exit_code: 0,
+            duration_ms: 1,
+            execution_mode: ExecutionMode::Guest,
+            timed_out: false,
+            stdout_truncated: false,
+            stderr_truncated: false,
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            accelerator: None,
+            out_of_memory: false,
+            network_refusals: vec![
+                NetworkRefusal {
+                    count: 3,
+                    ..refusal("TCP to 10.1.2.3:80 was refused", Some(allow_with))
+                },
+                refusal("looking up a\n\u{1b}[31mb was refused", None),
+            ],
+            network_refusals_left_out: 7,
+        };
+        assert_eq!(
+            refusals(&outcome),
+            "pyro: network: TCP to 10.1.2.3:80 was refused (3 times); allow it: --allow-cidr 10.1.2.3:80 \
+             --allow-public\n\
+             pyro: network: looking up a\\n\\u{1b}[31mb was refused\n\
+             pyro: network: 7 more refused\n"
+        );
+    }
+}

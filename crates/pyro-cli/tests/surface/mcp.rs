@@ -121,3 +121,20 @@ fn a_client_that_says_nothing_is_served_to_its_end() {
     assert_eq!((outcome.exit_code, outcome.stdout.as_str()), (0, ""));
     assert_eq!(outcome.stderr, "");
 }
+
+#[test]
+fn rules_of_the_network_are_options_of_the_server() {
+    let config = |options: &[&str]| {
+        crate::pyro(&[&["mcp", "config", "--client", "cursor", "--"], options].concat())
+    };
+    let options =
+        ["--allow-host", "*.example.org:443", "--deny-cidr", "8.8.8.0/24", "--no-publish"];
+    let outcome = config(&options);
+    assert_eq!(outcome.exit_code, 0, "{outcome:#?}");
+    assert!(outcome.stdout.contains("*.example.org:443"), "{outcome:#?}");
+    let outcome = config(&["--allow-cidr", "example.com"]);
+    assert_eq!(outcome.exit_code, 1, "{outcome:#?}");
+    assert!(outcome.stderr.contains("allow_cidrs: 'example.com' is no CIDR rule"), "{outcome:#?}");
+    let outcome = config(&["--allow-http-host", "name.example"]);
+    assert!(outcome.stderr.contains("`--allow-http-host` has no effect"), "{outcome:#?}");
+}
