@@ -181,6 +181,40 @@ def test_a_vm_has_the_keys_of_the_command_line(pyro: Pyro):
     assert reaped == document("vm", "reap", "--json")
 
 
+def test_a_vm_with_a_network_has_the_keys_of_the_command_line(pyro: Pyro, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYRO_NETWORK", "--allow-public --deny-host bad.example")
+    created = Pyro().create_vm(
+        environment=host.ENVIRONMENT,
+        network=True,
+        allow_hosts=["a.example"],
+        publish=("80",),
+        deny_cidrs=["8.8.8.0/24"],
+    )
+    vm_id = created["vm_id"]
+    try:
+        keys(VMInfo, created)
+        assert created["network_enabled"]
+        assert pyro.network_info_vm(vm_id)["published"][0]["host_port"] == 0, "none yet"
+        pyro.start_vm(vm_id)
+        network = pyro.network_info_vm(vm_id)
+        keys(NetworkInfo, network)
+        assert network == document("vm", "network-info", "--json", vm_id)
+        assert network["guest_ip"] == created["guest_ip"]
+        (port,) = network["published"]
+        keys(_payloads.PublishedPort, port)
+        assert port["host_port"] > 0
+        operator, caller = network["policy"]
+        keys(_payloads.NetworkPolicy, operator)
+        assert (operator["source"], operator["deny"]) == ("PYRO_NETWORK", ["bad.example"])
+        assert caller["source"] is None
+        assert (caller["allow"], caller["deny"]) == (["a.example"], ["8.8.8.0/24"])
+    finally:
+        pyro.delete_vm(vm_id)
+    pin = Pyro().doctor()["networking"]["pins"][0]
+    keys(_payloads.NetworkPinReport, pin)
+    assert pin["deny"] == ["bad.example"]
+
+
 def test_the_doctor_says_the_same(pyro: Pyro):
     report = pyro.doctor()
     assert report["runtime_ok"] is True
