@@ -11,6 +11,7 @@ use pyro_protocol::client::{GuestFile, GuestFileContent};
 use pyro_protocol::layout::network::HOST_NAME;
 use pyro_protocol::network::{EgressPolicy, EgressRule};
 
+use super::options;
 use super::proxy::Proxy;
 use super::{NetworkRequest, ProxySettings};
 use crate::config::Config;
@@ -61,6 +62,7 @@ pub(crate) fn prepare(config: &Config, request: &NetworkRequest) -> Result<FromH
     let mut from_host = FromHost::default();
     if request.wants_proxy {
         from_host.proxies = proxies(&settings.proxies)?;
+        from_host.check_handing_over(request)?;
         let of_host = settings.proxies.no_proxy.as_deref().map(OsStr::to_string_lossy);
         let of_host = of_host.as_deref().unwrap_or_default();
         let all = of_host.split(',').map(str::trim).filter(|name| !name.is_empty());
@@ -124,6 +126,28 @@ fn bundle(of_user: Option<&Path>) -> Result<PathBuf, PyroError> {
 }
 
 impl FromHost {
+    /// A proxy may come with a password, and reaches what no rule of ours restricts. Whoever passes requests on for others
+    /// hands it over to them only where a rule of theirs names it; that public addresses are allowed is no such word.
+    fn check_handing_over(&self, request: &NetworkRequest) -> Result<(), PyroError> {
+        let names = |policy: &EgressPolicy, proxy: &Proxy| {
+            policy.allow.iter().any(|rule| options::covers(rule, &proxy.rule()))
+        };
+        for pin in &request.pins {
+            let is_named = pin
+                .policy()
+                .is_none_or(|policy| self.proxies.iter().all(|(_, proxy)| names(policy, proxy)));
+            if !is_named {
+                return Err(invalid("host_proxy must be false")
+                    .cause(format!(
+                        "no rule of the operator (`{}`) names the host's proxy",
+                        pin.source()
+                    ))
+                    .hint("leave it out: no call can change it"));
+            }
+        }
+        Ok(())
+    }
+
     /// Has `policy` allow the way to the proxies, and whatever else it allowed.
     pub(crate) async fn open(&self, policy: &mut EgressPolicy) {
         let mut rules = Vec::new();
@@ -193,6 +217,9 @@ fn quoted(text: &str) -> String {
 mod tests {
     use std::process::Command;
 
+    use super::super::Network;
+    use super::super::options::{NetworkOptions, PolicyOptions};
+    use super::super::pins::{NetworkPin, PinOptions};
     use super::*;
 
     fn settings() -> ProxySettings {
@@ -256,6 +283,30 @@ mod tests {
         let mut policy = EgressPolicy::default();
         FromHost::default().open(&mut policy).await;
         assert_eq!(policy, EgressPolicy::default());
+    }
+
+    #[test]
+    fn a_proxy_is_handed_over_to_others_only_where_a_rule_names_it() {
+        let handed_over = |policy: Option<PolicyOptions>| {
+            let options = NetworkOptions { network: true, host_proxy: true, ..Default::default() };
+            let Ok(Network::On(mut request)) = Network::new(&options) else { panic!("no network") };
+            if let Some(policy) = policy {
+                let pin = PinOptions { policy, ..PinOptions::default() };
+                request.pin(NetworkPin::new("here", &pin).unwrap().or_public());
+            }
+            from_host().check_handing_over(&request)
+        };
+        handed_over(None).unwrap();
+        let error = handed_over(Some(PolicyOptions::default())).unwrap_err();
+        assert_eq!(error.causes, ["no rule of the operator (`here`) names the host's proxy"]);
+        let cidr = |cidr: &str| PolicyOptions {
+            allow_cidrs: vec![cidr.to_owned()],
+            allow_public: true,
+            ..PolicyOptions::default()
+        };
+        handed_over(Some(cidr("127.0.0.1:3128"))).unwrap();
+        handed_over(Some(cidr("127.0.0.0/8"))).unwrap();
+        handed_over(Some(cidr("127.0.0.1:3129"))).unwrap_err();
     }
 
     #[test]

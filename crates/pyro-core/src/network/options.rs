@@ -175,7 +175,7 @@ fn add(rules: &mut Vec<EgressRule>, more: Vec<EgressRule>) {
 }
 
 /// Whether nothing is left of `rule` where `denied` is refused.
-fn covers(denied: &EgressRule, rule: &EgressRule) -> bool {
+pub(crate) fn covers(denied: &EgressRule, rule: &EgressRule) -> bool {
     let is_port = |denied: Option<u16>, port| denied.is_none() || denied == port;
     match (denied, rule) {
         (EgressRule::Host(denied), EgressRule::Host(rule)) => {

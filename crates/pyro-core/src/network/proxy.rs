@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use pyro_protocol::layout::network::{GATEWAY_V6, HOST_NAME};
-use pyro_protocol::network::{EgressRule, HostRule, NetworkRule};
+use pyro_protocol::network::{EgressRule, HostPattern, HostRule, NetworkRule};
 
 use crate::PyroError;
 use crate::limits::invalid;
@@ -107,27 +107,32 @@ impl Proxy {
     /// What opens the way to it. Where it has a name, that includes what the name stands for here and now, because
     /// names alone open no private address, and most proxies have one.
     pub(crate) async fn rules(&self) -> Vec<EgressRule> {
-        let to = |address: IpAddr| {
-            EgressRule::Network(NetworkRule {
-                network: IpNet::from(address),
-                port: Some(self.port),
-            })
-        };
-        match &self.host {
-            ProxyHost::Loopback => vec![to(Ipv4Addr::LOCALHOST.into())],
-            ProxyHost::LoopbackV6 => vec![to(Ipv6Addr::LOCALHOST.into())],
-            ProxyHost::Address(address) => vec![to(*address)],
-            ProxyHost::Name(name) => {
-                let rule = format!("{name}:{}", self.port).parse::<HostRule>();
-                let mut rules: Vec<_> = rule.into_iter().map(EgressRule::Host).collect();
-                // Where it cannot be found here, the guest may still find it.
-                let found = tokio::net::lookup_host((name.as_str(), self.port));
-                if let Ok(Ok(found)) = tokio::time::timeout(LOOKUP_DEADLINE, found).await {
-                    rules.extend(found.map(|address| to(address.ip())));
-                }
-                rules
+        let mut rules = vec![self.rule()];
+        if let ProxyHost::Name(name) = &self.host {
+            let found = tokio::net::lookup_host((name.as_str(), self.port));
+            // Where it cannot be found here, the guest may still find it.
+            if let Ok(Ok(found)) = tokio::time::timeout(LOOKUP_DEADLINE, found).await {
+                rules.extend(found.map(|address| self.rule_for(address.ip())));
             }
         }
+        rules
+    }
+
+    /// What names it.
+    pub(crate) fn rule(&self) -> EgressRule {
+        match &self.host {
+            ProxyHost::Loopback => self.rule_for(Ipv4Addr::LOCALHOST.into()),
+            ProxyHost::LoopbackV6 => self.rule_for(Ipv6Addr::LOCALHOST.into()),
+            ProxyHost::Address(address) => self.rule_for(*address),
+            ProxyHost::Name(name) => {
+                let pattern = HostPattern::Exactly(name.clone());
+                EgressRule::Host(HostRule { pattern, port: Some(self.port) })
+            }
+        }
+    }
+
+    fn rule_for(&self, address: IpAddr) -> EgressRule {
+        EgressRule::Network(NetworkRule { network: IpNet::from(address), port: Some(self.port) })
     }
 }
 
