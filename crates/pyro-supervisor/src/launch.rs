@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use pyro_network::{PreparedNetwork, PublishError};
 use pyro_protocol::client::{
-    LaunchPhase, LaunchReport, LaunchSpec, LaunchStep, StartKind, StartPolicy,
+    GuestFile, LaunchPhase, LaunchReport, LaunchSpec, LaunchStep, StartKind, StartPolicy,
 };
 use pyro_protocol::failure::{Failure, FailureKind};
 use pyro_protocol::guest::BootReport;
@@ -84,14 +84,21 @@ impl LaunchError {
                 ))
             }
             Self::GuestFile { source } => {
-                let kind = match source {
-                    GuestFileError::NotGiven { .. } => FailureKind::VmStartFailed,
+                let failure = |kind| Failure::from_error(kind, &self);
+                match source {
+                    GuestFileError::NotGiven { .. } => failure(FailureKind::VmStartFailed)
+                        .hint("run `pyro doctor` to check this host"),
                     GuestFileError::Unreadable { .. }
                     | GuestFileError::NotPlain { .. }
-                    | GuestFileError::TooLong { .. }
-                    | GuestFileError::NotWritten { .. } => FailureKind::InvalidInput,
-                };
-                Failure::from_error(kind, &self)
+                    | GuestFileError::TooLong { .. } => failure(FailureKind::InvalidInput).hint(
+                        format!(
+                            "put a file of at most {} bytes there that you may read, or name another",
+                            GuestFile::HOST_FILE_BYTES_MAX
+                        ),
+                    ),
+                    GuestFileError::NotWritten { .. } => failure(FailureKind::InvalidInput)
+                        .hint("make room for it in the guest, or have it written elsewhere"),
+                }
             }
             Self::Network { .. }
             | Self::Scratch { .. }
