@@ -8,6 +8,8 @@ mod network;
 
 mod network_options;
 
+mod guest_files;
+
 mod environments;
 
 mod streams;
