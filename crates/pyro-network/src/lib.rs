@@ -4,15 +4,28 @@
 //! No privilege and no network device is needed. The guest's packets come over a socket from QEMU and are
 //! hostile.
 
-mod address;
-
-mod names;
-
-mod policy;
-
-mod refusals;
-
 mod network;
+
+mod driver;
+mod means;
+mod sources;
+mod timers;
+
+mod line;
+mod link;
+mod packet;
+mod stack;
+
+mod dns;
+mod icmp;
+mod tcp;
+mod udp;
+
+mod address;
+mod gate;
+mod names;
+mod policy;
+mod refusals;
 
 pub use self::network::{PreparedNetwork, PublishError, RunningNetwork};
 pub use self::refusals::{RefusalLog, RefusalWatch};

@@ -5,9 +5,19 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
+use mio::{Poll, Waker};
 use pyro_protocol::network::{NetworkSpec, PublishedPort};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::dns::lookups::Lookups;
+use crate::driver::Driver;
+use crate::gate::Gate;
+use crate::means::Means;
+use crate::policy::Policies;
 use crate::refusals::RefusalLog;
+
+/// Descriptors that a network may need, beside what the process has: one for each connection, exchange and lookup.
+const DESCRIPTORS: u64 = 2048;
 
 /// A network that is ready for its VM: its published ports are its own.
 #[derive(Debug)]
@@ -22,6 +32,7 @@ pub struct PreparedNetwork {
 pub struct RunningNetwork {
     published: Vec<PublishedPort>,
     refusals: RefusalLog,
+    waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -49,13 +60,34 @@ impl PreparedNetwork {
     /// Carries the packets of a VM, whose QEMU is at the other end of `line`. Fails where the host gives no
     /// thread or no descriptors.
     pub fn start(self, line: UnixStream) -> io::Result<RunningNetwork> {
+        raise_descriptor_limit();
         let published = self.listeners.iter().map(|(_, port)| *port).collect();
         let refusals = RefusalLog::default();
-        let thread = std::thread::Builder::new().name("network".to_owned()).spawn(move || {
-            io::copy(&mut &line, &mut io::sink()).ok();
-            drop(self.spec);
-        })?;
-        Ok(RunningNetwork { published, refusals, thread: Some(thread) })
+        let gate = Gate::new(Policies::new(self.spec.policies), refusals.clone());
+        let poll = Poll::new()?;
+        let means = Means::new(gate, poll.registry().try_clone()?, seed()?);
+        let lookups = Lookups::new(self.spec.resolvers);
+        let listeners = self.listeners.into_iter();
+        let listeners = listeners.map(|(listener, port)| (listener, port.guest)).collect();
+        let (driver, waker) = Driver::new(poll, line, listeners, (lookups, means))?;
+        let builder = std::thread::Builder::new().name("network".to_owned());
+        let thread = builder.spawn(move || driver.run())?;
+        Ok(RunningNetwork { published, refusals, waker, thread: Some(thread) })
+    }
+}
+
+fn seed() -> io::Result<u64> {
+    getrandom::u64().map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// A shell allows 1024, many of which may be in use. It fails where more is not allowed, and then a guest gets fewer
+/// connections: each that has no descriptor is reset.
+fn raise_descriptor_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = DESCRIPTORS * 2;
+    let wanted = maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    if current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).ok();
     }
 }
 
@@ -67,5 +99,16 @@ impl RunningNetwork {
 
     pub fn refusals(&self) -> &RefusalLog {
         &self.refusals
+    }
+}
+
+/// Ends the thread, and with it every connection, and waits for its end.
+impl Drop for RunningNetwork {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        // The thread ends by itself where it cannot be woken: its line is gone.
+        if self.waker.wake().is_ok() || thread.is_finished() {
+            thread.join().ok();
+        }
     }
 }

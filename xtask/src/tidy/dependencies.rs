@@ -25,7 +25,7 @@ const DIRECTIONS: [(&str, &[&str]); 13] = [
 const PROTOCOL_DEPENDENCIES: [&str; 4] = ["ipnet", "postcard", "serde", "thiserror"];
 
 /// Crates of others that only some of ours may use, with the reason.
-const RESERVED: [(&str, &[&str], &str); 12] = [
+const RESERVED: [(&str, &[&str], &str); 14] = [
     ("clap", &["pyro-cli", "xtask"], ONLY_THE_CLI),
     ("clap_complete", &["pyro-cli"], ONLY_THE_CLI),
     ("indicatif", &["pyro-cli"], ONLY_THE_CLI),
@@ -37,6 +37,8 @@ const RESERVED: [(&str, &[&str], &str); 12] = [
     ("hyper", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
     ("hyper-util", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
     ("pyo3", &["pyro-python"], ONLY_ITS_SURFACE),
+    ("smoltcp", &["pyro-network"], ONLY_THE_NETWORK),
+    ("mio", &["pyro-network"], ONLY_THE_NETWORK),
     (
         "tokio",
         &[
@@ -56,6 +58,8 @@ const RESERVED: [(&str, &[&str], &str); 12] = [
 const ONLY_THE_CLI: &str = "the command line is one surface of several, and the core serves all";
 const ONLY_THE_PROBE: &str = "what an accelerator is worth is decided in one place";
 const ONLY_ITS_SURFACE: &str = "a surface parses and renders; what it does, the core does";
+const ONLY_THE_NETWORK: &str =
+    "the guest's packets are taken apart in one place, in a loop that needs no runtime";
 const ARROWS: &str = "the crates of ARCHITECTURE.md are layers, and their arrows point one way";
 
 /// One of our packages.
