@@ -12,7 +12,7 @@ fn a_file_of_the_host_is_read_whole_at_each_start() {
     let host = Host::new();
     let path = host.directory().join("authorities.pem");
     // More than one message, and not the same all over.
-    let long: String = (0..50_000).map(|number| format!("{number}\n")).collect();
+    let long = (0..50_000).fold(String::new(), |text, number| text + &format!("{number}\n"));
     fs_err::write(&path, &long).unwrap();
     let vms = host.vms();
     let create = vms.vm(&["create", BASE, "--network", "--host-ca"]);

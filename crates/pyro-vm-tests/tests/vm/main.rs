@@ -8,6 +8,8 @@ mod network;
 
 mod network_options;
 
+mod traffic;
+
 mod guest_files;
 
 mod environments;
