@@ -137,6 +137,13 @@ impl Driver {
             self.time_out(source);
         }
         self.take_input()?;
+        self.give_turns();
+        self.means.output.write_to(&self.line)?;
+        Ok(())
+    }
+
+    /// To each that is ready, as long as there is room for what it has to say.
+    pub(crate) fn give_turns(&mut self) {
         for _ in 0..self.means.ready.len() {
             if !self.means.output.has_room() {
                 break;
@@ -145,8 +152,6 @@ impl Driver {
                 self.give_turn(source);
             }
         }
-        self.means.output.write_to(&self.line)?;
-        Ok(())
     }
 
     /// How long nothing is to be done but wait for events.
@@ -226,14 +231,24 @@ impl Driver {
         let mut input = std::mem::take(&mut self.input);
         while self.means.output.has_room() {
             let Some(frame) = input.next_frame()? else { break };
-            match Incoming::of(frame) {
-                Some(Incoming::Arp(request)) => link::answer_arp(request, &mut self.means.output),
-                Some(Incoming::Packet(packet)) => self.receive(&packet),
-                None => {}
-            }
+            self.take_frame(frame);
         }
         self.input = input;
         Ok(())
+    }
+
+    pub(crate) fn take_frame(&mut self, frame: &[u8]) {
+        match Incoming::of(frame) {
+            Some(Incoming::Arp(request)) => link::answer_arp(request, &mut self.means.output),
+            Some(Incoming::Packet(packet)) => self.receive(&packet),
+            None => {}
+        }
+    }
+
+    /// What would go onto the line.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn output(&mut self) -> &mut crate::line::Output {
+        &mut self.means.output
     }
 
     fn receive(&mut self, packet: &Packet<'_>) {

@@ -27,5 +27,8 @@ mod names;
 mod policy;
 mod refusals;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 pub use self::network::{PreparedNetwork, PublishError, RunningNetwork};
 pub use self::refusals::{RefusalLog, RefusalWatch};

@@ -116,8 +116,12 @@ impl Guest {
         handle
     }
 
+    /// Closed, or in the time that it waits for what can still come.
     pub(crate) fn until_closed(&mut self, handle: SocketHandle) {
-        self.until("closed", |guest| (guest.socket(handle).state() == State::Closed).then_some(()));
+        self.until("closed", |guest| {
+            let state = guest.socket(handle).state();
+            matches!(state, State::Closed | State::TimeWait).then_some(())
+        });
     }
 
     /// Sends all of it.
