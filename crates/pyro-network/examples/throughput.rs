@@ -94,11 +94,13 @@ fn download(connections: usize) -> Duration {
                         left -= length;
                     }
                     stream.shutdown(std::net::Shutdown::Write).unwrap();
-                    stream.read(&mut [0]).unwrap();
+                    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
                 })
             })
             .collect();
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        for writer in writers {
+            writer.join().unwrap();
+        }
     });
     let receiving: Vec<_> =
         (0..connections).map(|_| guest.connected((GATEWAY_V4, address.port()))).collect();
