@@ -146,12 +146,7 @@ impl Connections {
         let source = means.ids.next(SourceKind::Tcp);
         let guest = SocketAddr::from((GUEST_V4, port));
         let mut host = HostEnd::new(stream);
-        let ends = (0..=u16::MAX - FIRST_PORT)
-            .map(|_| Ends { guest, outside: (GATEWAY_V4, self.next_port()).into() })
-            .take(CONNECTIONS_MAX + 1)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .find(|ends| !self.by_ends.contains_key(ends));
+        let ends = self.free_ends(guest);
         let has_room = self.by_source.len() < CONNECTIONS_MAX;
         let registered = host.register(source, &means.registry);
         let peer = Peer::Host(host);
@@ -167,9 +162,17 @@ impl Connections {
         }
     }
 
-    fn next_port(&mut self) -> u16 {
-        self.ports_used = (self.ports_used + 1) % (u16::MAX - FIRST_PORT);
-        FIRST_PORT + self.ports_used
+    /// With a port of the gateway that this port of the guest is not connected to.
+    fn free_ends(&mut self, guest: SocketAddr) -> Option<Ends> {
+        // One more than there can be connections, so one of them is free.
+        for _ in 0..=CONNECTIONS_MAX {
+            self.ports_used = (self.ports_used + 1) % (u16::MAX - FIRST_PORT);
+            let ends = Ends { guest, outside: (GATEWAY_V4, FIRST_PORT + self.ports_used).into() };
+            if !self.by_ends.contains_key(&ends) {
+                return Some(ends);
+            }
+        }
+        None
     }
 
     /// Something happened at the host's socket.

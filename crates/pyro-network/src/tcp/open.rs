@@ -25,6 +25,9 @@ const ROUNDS_MAX: usize = 8;
 /// How long the guest may take to answer what its kernel answers at once: a SYN, a FIN.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Shorter waits are not worth waking up for.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// A connection.
 pub(super) struct Open {
     /// With one socket.
@@ -196,7 +199,9 @@ impl Open {
     }
 
     fn rest(&self, stack: &mut Stack) -> Turn {
-        let next = stack.next(&self.sockets);
+        // Where smoltcp has something to say now, it just had the chance: not again and again without a pause.
+        let soonest = Instant::now() + PAUSE;
+        let next = stack.next(&self.sockets).map(|at| at.max(soonest));
         match self.socket().state() {
             State::Closed if next.is_none() => Turn::Over,
             // The last segment is on its way on a line that loses nothing, so nobody has to be waited for.

@@ -42,6 +42,8 @@ impl HostEnd {
     pub(crate) fn new(stream: TcpStream) -> Self {
         // A segment of the guest's is sent on as it comes: the guest's kernel has decided what to collect.
         stream.set_nodelay(true).ok();
+        // The guest's probes are answered here, so who asks whether the other side is still there is the host.
+        sockopt::set_socket_keepalive(&stream, true).ok();
         Self { stream, readable: true, writable: true }
     }
 
