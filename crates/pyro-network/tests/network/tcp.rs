@@ -236,3 +236,44 @@ fn a_reader_that_is_slow_stops_the_writer() {
     guest.until("read", |_| server.is_finished().then_some(()));
     assert_eq!(server.join().unwrap(), sent);
 }
+
+#[test]
+fn what_the_host_cannot_reach_is_unreachable_for_the_guest() {
+    let mut guest = Guest::new(spec(&["127.0.0.0/8"]));
+    // Linux makes no connection to a broadcast address, and loopback has one.
+    guest.connect((Ipv4Addr::new(127, 255, 255, 255), 80));
+    assert_eq!(guest.receive_icmp(), (3, 1));
+    assert!(guest.watch.refusals().list.is_empty());
+}
+
+#[test]
+fn connections_without_end_are_refused_and_make_room_when_they_end() {
+    const CONNECTIONS_MAX: usize = 1024;
+    let mut guest = Guest::new(spec(&["127.0.0.1"]));
+    // The name server takes as many as there may be, and needs no sockets of the host for it.
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        connections.push(guest.connect_with_buffers((GATEWAY_V4, 53), 64));
+    }
+    for &connection in &connections {
+        guest.until("connected", |guest| guest.socket(connection).may_send().then_some(()));
+    }
+    let one_more = guest.connect((GATEWAY_V4, 53));
+    guest.until_closed(one_more);
+    let refusal = &guest.watch.refusals().list[0];
+    assert_eq!(refusal.reason, RefusalReason::TooManyConnections);
+
+    let first = connections[0];
+    guest.socket(first).close();
+    guest.until_closed(first);
+    // The last segment of the one that ended may still be on its way.
+    let mut next = guest.connect((GATEWAY_V4, 53));
+    guest.until("connected", |guest| match guest.socket(next).state() {
+        State::Established => Some(()),
+        State::Closed => {
+            next = guest.connect((GATEWAY_V4, 53));
+            None
+        }
+        _ => None,
+    });
+}
