@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
-use pyro_protocol::layout::network::{GATEWAY_V4, GATEWAY_V6, GUEST_V4};
+use pyro_protocol::layout::network::{GATEWAY_V4, GATEWAY_V6, GUEST_V4, MTU};
 use pyro_protocol::network::{RefusalReason, RefusedProtocol};
 use smoltcp::iface::SocketSet;
 
@@ -25,10 +25,12 @@ use crate::sources::{SourceId, SourceKind};
 const CONNECTIONS_MAX: usize = 1024;
 
 /// What each direction of a connection may hold, in bytes. The first ones get what makes them fast; more than that
-/// are many, of which each needs less.
-const FAST_BUFFER_BYTES: usize = 256 * 1024;
+/// are many, of which each needs less. In whole segments of IPv4: a buffer that ends within one would end in a small
+/// packet each time.
+const FAST_BUFFER_BYTES: usize = 4 * SEGMENT_BYTES;
 const FAST_CONNECTIONS_MAX: usize = 64;
-const BUFFER_BYTES: usize = 64 * 1024;
+const BUFFER_BYTES: usize = SEGMENT_BYTES;
+const SEGMENT_BYTES: usize = MTU as usize - 40;
 
 const _: () = assert!(
     2 * FAST_CONNECTIONS_MAX * FAST_BUFFER_BYTES + 2 * CONNECTIONS_MAX * BUFFER_BYTES
