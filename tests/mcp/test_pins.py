@@ -97,3 +97,33 @@ async def test_a_vm_beyond_a_pin_is_out_of_reach_whoever_made_it(serve: Serve, h
     async with serve().connect() as session:
         (await session.call("vm_exec", **vm, command="true")).success()
         (await session.call("vm_delete", **vm)).success()
+
+
+@pytest.mark.parametrize("transport", ["stdio"], indirect=True)
+async def test_a_vm_with_wider_rules_is_out_of_reach_whoever_made_it(
+    serve: Serve, host: Host
+) -> None:
+    private = host.json("vm", "create", "--json", "--network", "--allow-cidr", "10.0.0.0/8", BASE)
+    public = host.json("vm", "create", "--json", "--network", BASE)
+    async with serve().connect() as session:
+        listed = (await session.call("vm_list")).success()["vms"]
+        assert [vm["vm_id"] for vm in listed] == [public["vm_id"]]
+        answer = await session.call("vm_start", vm_id=private["vm_id"])
+        assert "operator" in told(answer)
+        (await session.call("vm_delete", vm_id=public["vm_id"])).success()
+    async with serve("--allow-cidr", "10.0.0.0/8").connect() as session:
+        (await session.call("vm_delete", vm_id=private["vm_id"])).success()
+
+
+@pytest.mark.parametrize("transport", ["stdio"], indirect=True)
+async def test_rules_of_the_server_come_before_those_of_the_call(serve: Serve) -> None:
+    rules: dict[str, Any] = {"network": True, "allow_cidrs": ["10.0.0.0/8"]}
+    async with (
+        serve("--allow-host", "*.example.org").connect() as session,
+        created(session, **rules) as vm_id,
+    ):
+        told = (await session.call("vm_network_info", vm_id=vm_id)).success()
+    assert [(policy["source"], policy["allow"]) for policy in told["policy"]] == [
+        ("pyro mcp serve", ["*.example.org"]),
+        (None, ["10.0.0.0/8"]),
+    ]
