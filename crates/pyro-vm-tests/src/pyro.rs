@@ -158,6 +158,11 @@ impl Running {
         self.stdout.so_far()
     }
 
+    /// What came on standard error until now.
+    pub fn stderr_so_far(&self) -> Vec<u8> {
+        self.stderr.so_far()
+    }
+
     /// Writes to the input.
     pub fn send(&mut self, text: &str) {
         self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();

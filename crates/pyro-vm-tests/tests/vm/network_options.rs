@@ -1,6 +1,9 @@
 //! What a VM's network is asked to be: proxy and certificates of the host, published ports.
 
-use pyro_vm_tests::Host;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+use pyro_vm_tests::{DEFAULT, Host};
 use serde_json::json;
 
 #[test]
@@ -72,4 +75,77 @@ fn a_vm_tells_its_ports_and_its_rules_but_no_password() {
     let record = fs_err::read_to_string(vms.directory(&id).join("record")).unwrap();
     assert!(!record.contains("pass"), "{record}");
     vms.vm(&["delete", &id]).outcome().success();
+}
+
+/// A service on the host's loopback, which greets everybody.
+fn greeter() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            // A guest that hangs up at once is none of its business.
+            connection.unwrap().write_all(b"hello\n").ok();
+        }
+    });
+    port
+}
+
+#[test]
+fn a_refusal_says_which_arguments_allow_it_and_they_do() {
+    let host = Host::new();
+    let port = greeter();
+    let script = format!("exec 3<>/dev/tcp/host.pyro.internal/{port} && cat <&3");
+    let words = ["bash", "-c", script.as_str()];
+    let refused = host.run(&["--network", "--json"], &words).outcome().json();
+    assert_ne!(refused["exit_code"], 0, "{refused}");
+    let destination = format!("127.0.0.1:{port}");
+    let refusal = &refused["network_refusals"][0];
+    assert_eq!(
+        (&refusal["protocol"], &refusal["destination"]),
+        (&json!("tcp"), &json!(destination))
+    );
+    assert_eq!(refusal["reason"], "host_address");
+    let allow_with = json!({ "allow_cidrs": [destination], "allow_public": true });
+    assert_eq!(refusal["allow_with"], allow_with);
+
+    let told = host.run(&["--network"], &words).outcome().stderr;
+    let options = format!("; allow it: --allow-cidr {destination} --allow-public\n");
+    assert!(told.ends_with(&options), "{told}");
+    let options = ["--network", "--allow-cidr", &destination, "--allow-public"];
+    assert_eq!(host.run(&options, &words).outcome().success(), "hello\n");
+
+    let pinned = host.run(&[&options[..], &["--json"]].concat(), &words);
+    let pinned = pinned.variable("PYRO_NETWORK", "--allow-public").outcome().json();
+    let refusal = &pinned["network_refusals"][0];
+    assert_eq!(refusal["allow_with"], json!(null));
+    let message = format!(
+        "TCP to {destination} (host.pyro.internal) was refused by the operator (`PYRO_NETWORK`): it is the host's own \
+         address; no call can change that"
+    );
+    assert_eq!(refusal["message"], message);
+}
+
+#[test]
+fn a_published_port_leads_to_the_guest() {
+    let host = Host::new();
+    let script = "
+import socket
+server = socket.create_server(('', 8000))
+print('listening', flush=True)
+connection, _ = server.accept()
+connection.sendall(b'hello from the guest\\n')
+connection.close()
+";
+    let options = ["--network", "--publish", "8000"];
+    let running = host.run_in(DEFAULT, &options, &["python3", "-c", script]).start();
+    running.wait_for_stdout("listening\n");
+    running.wait_for_stderr("leads to the guest's port 8000\n");
+    let told = String::from_utf8(running.stderr_so_far()).unwrap();
+    let port = told.split("127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap();
+    let mut connection =
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port.parse::<u16>().unwrap())).unwrap();
+    let mut heard = String::new();
+    connection.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "hello from the guest\n");
+    assert_eq!(running.outcome().exit_code(), 0);
 }
