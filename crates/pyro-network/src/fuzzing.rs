@@ -155,7 +155,13 @@ fn ask(stream: &[u8], piece: usize) -> (Vec<Vec<u8>>, bool) {
         while let Some(question) = conversation.next_question() {
             questions.push(question);
             conversation.answer(b"an answer");
-            while let Transfer::Moved(_) = conversation.give(&mut room) {}
+            let mut given = Transfer::Moved(0);
+            while let Transfer::Moved(_) = given {
+                given = conversation.give(&mut room);
+            }
+            if given == Transfer::Broken {
+                return (questions, true);
+            }
         }
     }
     (questions, false)

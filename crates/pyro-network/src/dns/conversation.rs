@@ -23,10 +23,7 @@ impl Conversation {
             return Transfer::Later;
         }
         self.arrived.extend_from_slice(&bytes[..taken]);
-        match self.arrived.first_chunk().map(|length| u16::from_be_bytes(*length)) {
-            Some(length) if usize::from(length) > QUERY_BYTES_MAX => Transfer::Broken,
-            _ => Transfer::Moved(taken),
-        }
+        if self.is_too_long() { Transfer::Broken } else { Transfer::Moved(taken) }
     }
 
     pub(crate) fn give(&mut self, room: &mut [u8]) -> Transfer {
@@ -35,6 +32,9 @@ impl Conversation {
             room[..given].copy_from_slice(&self.answer[..given]);
             self.answer.drain(..given);
             return Transfer::Moved(given);
+        }
+        if self.is_too_long() && !self.is_waiting {
+            return Transfer::Broken;
         }
         let has_question = self.is_waiting || self.question_bytes().is_some();
         if self.is_over && !has_question { Transfer::Ended } else { Transfer::Later }
@@ -65,6 +65,12 @@ impl Conversation {
             self.answer.extend(length.to_be_bytes());
             self.answer.extend_from_slice(message);
         }
+    }
+
+    /// The question that comes next, or is coming.
+    fn is_too_long(&self) -> bool {
+        let length = self.arrived.first_chunk().map(|length| u16::from_be_bytes(*length));
+        length.is_some_and(|length| usize::from(length) > QUERY_BYTES_MAX)
     }
 
     fn question_bytes(&self) -> Option<usize> {
@@ -104,5 +110,11 @@ mod tests {
         assert!(taken < flood.len());
         assert_eq!(conversation.take(&flood[taken..]), Transfer::Later);
         assert_eq!(Conversation::default().take(b"\xff\xff"), Transfer::Broken);
+
+        let mut conversation = Conversation::default();
+        assert_eq!(conversation.take(b"\0\x01a\xff\xff"), Transfer::Moved(5));
+        conversation.next_question().unwrap();
+        conversation.answer(b"");
+        assert_eq!(conversation.give(&mut [0; 8]), Transfer::Broken);
     }
 }
