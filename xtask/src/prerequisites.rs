@@ -42,12 +42,21 @@ const RUNTIME: [Need; 9] = [
 const WITHOUT_NAMESPACES: [Need; 2] =
     [program("fakechroot", "fakechroot"), program("fakeroot", "fakeroot")];
 
-/// What the tests need besides: they also pull as another user and without namespaces.
-const TESTS: [Need; 4] = [
+/// What the tests need besides: they also pull as another user and without namespaces, and play an Internet,
+/// with archives for the programs of VMs.
+const TESTS: [Need; 12] = [
     program("fakechroot", "fakechroot"),
     program("fakeroot", "fakeroot"),
     program("useradd", "passwd"),
     program("ps", "procps"),
+    program("ip", "iproute2"),
+    program("dnsmasq", "dnsmasq-base"),
+    program("openssl", "openssl"),
+    program("curl", "curl"),
+    program("git", "git"),
+    program("apt-ftparchive", "apt-utils"),
+    program("dpkg-deb", "dpkg"),
+    program("iperf3", "iperf3"),
 ];
 
 /// What makes a virtual environment. Debian's `python3` alone cannot.

@@ -33,10 +33,15 @@ impl Collector {
 
     /// Waits until `text` has come. Fails if the stream ends or the time is over before.
     pub(crate) fn wait_for(&self, text: &str, deadline: Duration) {
+        let comes = self.comes_within(text, deadline);
+        assert!(comes, "no `{text}` in: {}", String::from_utf8_lossy(&self.so_far()));
+    }
+
+    /// Waits until `text` has come; false if the stream ends or the time is over before.
+    pub(crate) fn comes_within(&self, text: &str, deadline: Duration) -> bool {
         let holds = |bytes: &[u8]| bytes.windows(text.len()).any(|part| part == text.as_bytes());
         self.wait_until(deadline, |collected| collected.ended || holds(&collected.bytes));
-        let came = self.so_far();
-        assert!(holds(&came), "no `{text}` in: {}", String::from_utf8_lossy(&came));
+        holds(&self.so_far())
     }
 
     /// Waits for the end of the stream and gives all of it.

@@ -21,9 +21,12 @@ mod executable;
 
 mod slots;
 
+pub mod internet;
+
 pub use self::environments::{BASE, BUILD, DEFAULT, cache_with, copy_cache};
 pub use self::executable::executable;
 pub use self::host::{Host, accelerators};
+pub use self::internet::Internet;
 pub use self::lifeline::{Process, Role};
 pub use self::pyro::{Outcome, Pyro, Running};
 pub use self::vms::Vms;
