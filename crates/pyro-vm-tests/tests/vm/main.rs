@@ -12,6 +12,8 @@ mod traffic;
 
 mod guest_files;
 
+mod internet;
+
 mod environments;
 
 mod streams;
