@@ -79,6 +79,10 @@ const BENCHMARK: [Need; 6] = [
     program("sqfs2tar", "squashfs-tools-ng"),
 ];
 
+/// What the benchmark of the network measures beside pyro.
+const NETWORK_BENCHMARK: [Need; 2] =
+    [program("passt", "passt"), program("busybox", "busybox-static")];
+
 /// What builds the fuzzing engine.
 const FUZZING: [Need; 1] = [program("c++", "g++")];
 
@@ -102,7 +106,8 @@ pub(crate) fn for_tests() -> Result<(), String> {
     require(&TESTS)?;
     require(&PYTHON)?;
     require(&CLIENTS)?;
-    require(&BENCHMARK)
+    require(&BENCHMARK)?;
+    require(&NETWORK_BENCHMARK)
 }
 
 /// Makes sure that the Python package can be built and tested.
@@ -115,6 +120,12 @@ pub(crate) fn for_python() -> Result<(), String> {
 pub(crate) fn for_benchmark() -> Result<(), String> {
     for_running()?;
     require(&BENCHMARK)
+}
+
+/// Makes sure that the networks that users would take instead of pyro's can be measured too.
+pub(crate) fn for_network_benchmark() -> Result<(), String> {
+    for_running()?;
+    require(&NETWORK_BENCHMARK)
 }
 
 /// Makes sure that the tests with clients of the MCP server can run.

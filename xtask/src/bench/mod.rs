@@ -1,12 +1,20 @@
 //! `cargo xtask bench`: the numbers of docs/SPECIFICATION.md, measured on this machine.
 
 mod boot;
+mod contest;
 mod environments;
 mod host;
 mod mcp;
+mod network;
+mod plain_qemu;
+mod plot;
+mod process;
 mod python;
+mod root_files;
 mod runs;
+mod series;
 mod statistics;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +22,7 @@ use std::process::Command;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
+use self::contest::Results;
 use self::runs::Extent;
 use crate::{prerequisites, workspace};
 
@@ -53,6 +62,11 @@ enum Part {
         #[command(flatten)]
         output: Output,
     },
+    /// Measure the network of a VM beside QEMU's own and passt
+    Network {
+        #[command(flatten)]
+        extent: Runs,
+    },
     /// Time pulls into an empty store, and measure what they leave there
     Environments {
         #[command(flatten)]
@@ -89,8 +103,10 @@ const ENVIRONMENTS: [&str; 3] = ["debian:12-base", "debian:12", "debian:12-build
 const CACHE: &str = "test-cache";
 
 pub(crate) fn bench(bench: &Bench) -> Result<(), String> {
-    let Some(part) = &bench.part else {
-        return bench_runs(&bench.runs);
+    let part = match &bench.part {
+        None => return bench_runs(&bench.runs),
+        Some(Part::Network { extent }) => return bench_network(extent),
+        Some(part) => part,
     };
     prerequisites::for_running()?;
     let pyro = Pyro::build(Profile::Release)?;
@@ -107,6 +123,7 @@ pub(crate) fn bench(bench: &Bench) -> Result<(), String> {
             let (table, samples) = python::measure(&pyro, *runs)?;
             (table, samples, output)
         }
+        Part::Network { .. } => unreachable!("it has been done"),
         Part::Environments { output } => {
             let (table, samples) = environments::measure(&pyro)?;
             (table, samples, output)
@@ -117,15 +134,17 @@ pub(crate) fn bench(bench: &Bench) -> Result<(), String> {
     output.write(&json)
 }
 
-/// A benchmark that shows only that it works, with its files in the target directory.
+/// Benchmarks that show only that they work, with their files in the target directory.
 pub(crate) fn smoke() -> Result<(), String> {
     let target = workspace::target()?;
-    bench_runs(&Runs {
+    let quick = |name: &str| Runs {
         rounds: 1,
         quick: true,
-        svg: Some(target.join("bench-quick.svg")),
-        output: Output { json: Some(target.join("bench-quick.json")) },
-    })
+        svg: Some(target.join(format!("bench-{name}quick.svg"))),
+        output: Output { json: Some(target.join(format!("bench-{name}quick.json"))) },
+    };
+    bench_runs(&quick(""))?;
+    bench_network(&quick("network-"))
 }
 
 fn bench_runs(runs: &Runs) -> Result<(), String> {
@@ -136,11 +155,28 @@ fn bench_runs(runs: &Runs) -> Result<(), String> {
         (Profile::Release, Extent::full(runs.rounds))
     };
     let results = runs::measure(&Pyro::build(profile)?, &extent)?;
-    println!("\n{}\n\n{}", host::describe(), results.table);
-    if let Some(path) = &runs.svg {
-        fs_err::write(path, results.plot).map_err(|error| error.to_string())?;
+    runs.show(&results)
+}
+
+fn bench_network(runs: &Runs) -> Result<(), String> {
+    prerequisites::for_network_benchmark()?;
+    let (profile, extent) = if runs.quick {
+        (Profile::Debug, network::Extent::quick())
+    } else {
+        (Profile::Release, network::Extent::full(runs.rounds))
+    };
+    let results = network::measure(&Pyro::build(profile)?, &extent)?;
+    runs.show(&results)
+}
+
+impl Runs {
+    fn show(&self, results: &Results) -> Result<(), String> {
+        println!("\n{}\n\n{}", host::describe(), results.table);
+        if let Some(path) = &self.svg {
+            fs_err::write(path, &results.plot).map_err(|error| error.to_string())?;
+        }
+        self.output.write(&results.json)
     }
-    runs.output.write(&results.json)
 }
 
 impl Output {
@@ -196,6 +232,18 @@ impl Pyro {
             .env("PYRO_ENVIRONMENT_CACHE_DIR", self.target.join(cache))
             .env("PYRO_STATE_DIR", self.target.join("test-state"));
         command
+    }
+
+    /// What its VMs run on, so that others do as well.
+    fn accelerator(&self) -> Result<&'static str, String> {
+        let report = workspace::output(self.command(CACHE).args(["doctor", "--json"]))?;
+        let report: Value = serde_json::from_str(&report)
+            .map_err(|error| format!("pyro doctor prints no JSON: {error}"))?;
+        match report["runtime"]["accelerator"].as_str() {
+            Some("kvm") => Ok("kvm"),
+            Some("tcg") => Ok("tcg"),
+            other => Err(format!("pyro doctor names no accelerator, but {other:?}")),
+        }
     }
 
     /// Pulls `environment` into `cache`; gives what `pyro env pull --json` prints.

@@ -3,27 +3,21 @@
 use std::process::Command;
 
 use super::memory::{self, IDLE};
-use super::plain_qemu::PlainQemu;
 use super::podman::Podman;
-use super::process::{self, Input, Running};
-use super::root_files::RootFiles;
-use super::series::{Group, Maker, Series, Subject, Unit};
 use super::{ENVIRONMENT, Extent};
+use crate::bench::contest::Contender;
+use crate::bench::plain_qemu::PlainQemu;
+use crate::bench::process::{self, Input, Running};
+use crate::bench::root_files::RootFiles;
+use crate::bench::series::{Group, Maker, Series, Subject, Unit};
 use crate::bench::{CACHE, Pyro};
-
-/// One thing that is measured, in every round once.
-pub(super) struct Contender<'a> {
-    /// One measurement can give numbers for several.
-    pub(super) series: Vec<Series>,
-    sample: Box<dyn Fn() -> Result<Vec<f64>, String> + 'a>,
-}
 
 /// Everything that contenders need.
 #[derive(Debug)]
 pub(super) struct Stage<'a> {
     pub(super) pyro: &'a Pyro,
     pub(super) root_files: &'a RootFiles,
-    pub(super) plain_qemu: &'a PlainQemu<'a>,
+    pub(super) plain_qemu: &'a PlainQemu,
     pub(super) podman: &'a Podman,
 }
 
@@ -35,21 +29,6 @@ const ECHO: [&str; 2] = ["echo", "ready"];
 
 /// Executions in a live machine that are not counted: the first is that of a fresh one.
 const WARMING_EXECUTIONS: usize = 1;
-
-impl Contender<'_> {
-    /// Measures once, and keeps what comes out.
-    pub(super) fn measure(&mut self) -> Result<(), String> {
-        let samples = (self.sample)()?;
-        if samples.len() != self.series.len() {
-            let (expected, found) = (self.series.len(), samples.len());
-            return Err(format!("{found} numbers for {expected} series"));
-        }
-        for (series, sample) in self.series.iter_mut().zip(samples) {
-            series.samples.push(sample);
-        }
-        Ok(())
-    }
-}
 
 /// All contenders, in the order of the table.
 pub(super) fn all<'a>(stage: &'a Stage<'a>, extent: &Extent) -> Vec<Contender<'a>> {
@@ -127,7 +106,7 @@ fn first_byte<'a>(subject: Subject<'_>, command: impl Fn() -> Command + 'a) -> C
     Contender { series: vec![series], sample: Box::new(sample) }
 }
 
-fn plain_qemu<'a>(qemu: &'a PlainQemu<'a>) -> Contender<'a> {
+fn plain_qemu(qemu: &PlainQemu) -> Contender<'_> {
     let subject = other("qemu-boot-true", "plain QEMU, booted: true");
     let series = Series::new(subject, Group::Fresh, Unit::Milliseconds, &qemu.command());
     Contender { series: vec![series], sample: Box::new(|| Ok(vec![qemu.boot()?])) }

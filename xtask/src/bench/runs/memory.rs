@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::process::{Input, Running};
+use crate::bench::process::{Input, Running};
 
 /// What the guest runs: it says that it is there, and waits for ever.
 pub(super) const IDLE: [&str; 3] = ["sh", "-c", "echo ready; read x || true"];

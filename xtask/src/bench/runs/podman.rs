@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::process::{self, Input, Running};
+use crate::bench::process::{self, Input, Running};
 use crate::workspace;
 
 const IMAGE: &str = "pyro-bench";

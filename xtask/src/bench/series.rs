@@ -35,6 +35,10 @@ pub(super) enum Group {
     Live,
     Parallel,
     Memory,
+    Download,
+    Upload,
+    Connections,
+    RoundTrip,
 }
 
 /// Whose number it is.
@@ -49,17 +53,21 @@ pub(super) enum Unit {
     Milliseconds,
     RunsPerSecond,
     Megabytes,
+    MegabytesPerSecond,
+    ConnectionsPerSecond,
 }
 
 impl Group {
-    pub(super) const ALL: [Self; 4] = [Self::Fresh, Self::Live, Self::Parallel, Self::Memory];
-
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Fresh => "a command in a fresh machine, ms",
             Self::Live => "a command in a running one, ms",
             Self::Parallel => "clones in parallel, runs per second",
             Self::Memory => "private memory of an idle VM, MB",
+            Self::Download => "from the host to the guest, MB/s",
+            Self::Upload => "from the guest to the host, MB/s",
+            Self::Connections => "connections one after the other, per second",
+            Self::RoundTrip => "a byte there and back, ms",
         }
     }
 }
@@ -70,6 +78,8 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::RunsPerSecond => "runs/s",
             Self::Megabytes => "MB",
+            Self::MegabytesPerSecond => "MB/s",
+            Self::ConnectionsPerSecond => "connections/s",
         }
     }
 
@@ -77,7 +87,7 @@ impl Unit {
     fn signed(self, value: f64) -> f64 {
         match self {
             Self::Milliseconds | Self::Megabytes => value,
-            Self::RunsPerSecond => -value,
+            Self::RunsPerSecond | Self::MegabytesPerSecond | Self::ConnectionsPerSecond => -value,
         }
     }
 
@@ -85,8 +95,12 @@ impl Unit {
     pub(super) fn show(self, value: f64) -> String {
         match self {
             Self::Milliseconds if value >= 10.0 => format!("{value:.0}"),
-            Self::Milliseconds | Self::Megabytes => format!("{value:.1}"),
+            Self::Milliseconds if value < 1.0 => format!("{value:.2}"),
+            Self::Milliseconds | Self::Megabytes | Self::MegabytesPerSecond => {
+                format!("{value:.1}")
+            }
             Self::RunsPerSecond => format!("{value:.2}"),
+            Self::ConnectionsPerSecond => format!("{value:.0}"),
         }
     }
 }

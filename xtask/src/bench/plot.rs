@@ -43,8 +43,8 @@ enum Axis {
     Linear { last: f64 },
 }
 
-/// The picture of all series that have samples; `subtitle` says what was measured on.
-pub(super) fn svg(series: &[Series], subtitle: &str) -> String {
+/// The picture of all series of these groups that have samples; `subtitle` says what was measured on.
+pub(super) fn svg(title: &str, groups: &[Group], series: &[Series], subtitle: &str) -> String {
     let series: Vec<_> = series.iter().filter(|series| !series.samples.is_empty()).collect();
     let times = |group| matches!(group, Group::Fresh | Group::Live);
     let in_time: Vec<_> = series.iter().copied().filter(|series| times(series.group)).collect();
@@ -52,13 +52,13 @@ pub(super) fn svg(series: &[Series], subtitle: &str) -> String {
     let time_axis = Axis::logarithmic(&in_time);
     let mut body = String::new();
     let mut y = MARGIN + 20.0;
-    body += &text(MARGIN, y, "heading", "What a command costs");
+    body += &text(MARGIN, y, "heading", title);
     y += 20.0;
     body += &text(MARGIN, y, "small", subtitle);
     y += 16.0;
     let legend = "median, whiskers from the best sample to the 95th percentile";
     body += &text(MARGIN, y, "small", legend);
-    for group in Group::ALL {
+    for &group in groups {
         let rows: Vec<_> = series.iter().copied().filter(|series| series.group == group).collect();
         if rows.is_empty() {
             continue;
@@ -191,7 +191,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::bench::runs::series::{Subject, Unit};
+    use crate::bench::series::{Subject, Unit};
 
     fn series(group: Group, unit: Unit, samples: &[f64]) -> Series {
         let command = Command::new("true");
@@ -232,7 +232,7 @@ mod tests {
             series(Group::Memory, Unit::Megabytes, &[31.5]),
             series(Group::Live, Unit::Milliseconds, &[]),
         ];
-        let svg = svg(&all, "here");
+        let svg = svg("title", &[Group::Fresh, Group::Memory, Group::Live], &all, "here");
         assert_eq!(svg.matches("a &lt; b &amp; c").count(), 2);
         assert!(svg.contains(">612<") && svg.contains(">31.5<"), "{svg}");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

@@ -1,16 +1,20 @@
 //! QEMU as one would use it without pyro: the same kernel boots the same root file system, from an
-//! initial file system of busybox and the five modules that this takes, and runs a command.
+//! initial file system of busybox and the modules that this takes, and runs a command.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::process;
+use super::process::{self, Ended};
 use crate::workspace;
 
 /// The modules a root file system on a virtio disk takes, in an order in which they can be loaded.
 const MODULES: [&str; 5] = ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "squashfs"];
 
-/// PID 1. The command is in `/command`; `status` is what becomes of it.
+/// And a network device, besides.
+const NETWORK_MODULES: [&str; 3] = ["failover", "net_failover", "virtio_net"];
+
+/// PID 1. The command is in `/command`, and what sets up a network in `/network`; `status` is what becomes of the
+/// command.
 const INIT: &str = "\
 #!/bin/busybox sh
 b=/bin/busybox
@@ -20,6 +24,7 @@ $b mount -t squashfs -o ro /dev/vda /root
 $b mount -t devtmpfs dev /root/dev
 $b mount -t proc proc /root/proc
 $b mount -t tmpfs tmp /root/tmp
+. /network
 $b chroot /root sh -c \"$($b cat /command)\"
 echo \"status $?\"
 $b reboot -f
@@ -27,25 +32,40 @@ $b reboot -f
 
 /// What is to be booted.
 #[derive(Debug, Clone)]
-pub(super) struct Guest<'a> {
+pub(super) struct Guest {
     pub(super) accelerator: &'static str,
     /// Pyro's, with its modules beside it.
     pub(super) kernel: PathBuf,
     /// The root file system.
     pub(super) image: PathBuf,
-    pub(super) command: &'a str,
+    pub(super) command: String,
+    pub(super) network: Option<Network>,
 }
+
+/// The network of a machine that is, for the rest, like pyro's VMs.
+#[derive(Debug, Clone)]
+pub(super) struct Network {
+    /// Of the guest, both with the length of the network.
+    pub(super) address: &'static str,
+    pub(super) gateway: &'static str,
+}
+
+/// Of pyro's VMs, where they are emulated. Some features of a CPU cost more than they give there, and copying
+/// much is what a network is about.
+const EMULATED_CPU_OF_PYRO: &str =
+    "max,-erms,-fsrm,-la57,-smap,-smep,-umip,-pku,-pks,-pcid,-invpcid";
+const KERNEL_OPTIONS_OF_PYRO: &str = " audit=0 psi=0 lsm=landlock norandmaps";
 
 /// A machine that boots, runs its command, and is gone.
 #[derive(Debug)]
-pub(super) struct PlainQemu<'a> {
-    guest: Guest<'a>,
+pub(super) struct PlainQemu {
+    guest: Guest,
     initramfs: PathBuf,
 }
 
-impl<'a> PlainQemu<'a> {
+impl PlainQemu {
     /// Makes the initial file system below `place`.
-    pub(super) fn prepare(guest: Guest<'a>, place: &Path) -> Result<Self, String> {
+    pub(super) fn prepare(guest: Guest, place: &Path) -> Result<Self, String> {
         let initramfs = place.join("initramfs");
         let tree = place.join("initramfs.d");
         fill(&tree, &guest)?;
@@ -69,10 +89,12 @@ impl<'a> PlainQemu<'a> {
 
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
+        let is_like_pyro = self.guest.network.is_some();
+        let emulated_cpu = if is_like_pyro { EMULATED_CPU_OF_PYRO } else { "max" };
         let (machine, cpu, clock) = match self.guest.accelerator {
             "kvm" => ("microvm,accel=kvm", "host", String::new()),
             // What Linux needs where it is emulated; see `tsc_early_khz` below.
-            _ => ("microvm,accel=tcg,pit=on,pic=on,rtc=on", "max", emulated_clock()),
+            _ => ("microvm,accel=tcg,pit=on,pic=on,rtc=on", emulated_cpu, emulated_clock()),
         };
         command.args([
             "-M",
@@ -92,29 +114,50 @@ impl<'a> PlainQemu<'a> {
         ));
         command.args(["-device", "virtio-blk-device,drive=root"]);
         command.arg("-kernel").arg(&self.guest.kernel).arg("-initrd").arg(&self.initramfs);
-        let line = format!("console=ttyS0 reboot=t panic=-1 mitigations=off quiet{clock}");
+        let options = if is_like_pyro { KERNEL_OPTIONS_OF_PYRO } else { "" };
+        let line = format!("console=ttyS0 reboot=t panic=-1 mitigations=off quiet{options}{clock}");
         command.args(["-append", &line]);
         command
     }
 
     /// From the start of QEMU to its exit, in milliseconds.
     pub(super) fn boot(&self) -> Result<f64, String> {
-        let ended = process::time(&mut self.command())?;
-        // QEMU's own status says nothing about what happened in the guest.
-        if !ended.output.contains("status 0") {
-            return Err(format!("the command failed in plain QEMU:\n{}", ended.output));
-        }
-        Ok(ended.wall_ms)
+        Ok(run(&mut self.command())?.wall_ms)
     }
 }
 
+impl Network {
+    /// A part of PID 1. The device tells the driver its MTU.
+    fn set_up(&self) -> String {
+        let Self { address, gateway } = self;
+        format!(
+            "$b ip link set lo up\n\
+             $b ip link set eth0 up\n\
+             $b ip addr add {address} dev eth0\n\
+             $b ip route add default via {gateway}\n"
+        )
+    }
+}
+
+/// Runs such a machine, perhaps with more devices, to its end. The command in it must succeed.
+pub(super) fn run(command: &mut Command) -> Result<Ended, String> {
+    let ended = process::time(command)?;
+    // QEMU's own status says nothing about what happened in the guest.
+    if !ended.output.contains("status 0") {
+        return Err(format!("the command failed in plain QEMU:\n{}", ended.output));
+    }
+    Ok(ended)
+}
+
 /// Puts the files of the initial file system in place.
-fn fill(tree: &Path, guest: &Guest<'_>) -> Result<(), String> {
+fn fill(tree: &Path, guest: &Guest) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
     for directory in ["bin", "dev", "proc", "root", "modules"] {
         fs_err::create_dir_all(tree.join(directory)).map_err(text)?;
     }
-    fs_err::write(tree.join("command"), guest.command).map_err(text)?;
+    fs_err::write(tree.join("command"), &guest.command).map_err(text)?;
+    let network = guest.network.as_ref().map(Network::set_up).unwrap_or_default();
+    fs_err::write(tree.join("network"), network).map_err(text)?;
     fs_err::write(tree.join("init"), INIT).map_err(text)?;
     let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs_err::set_permissions(tree.join("init"), executable).map_err(text)?;
@@ -126,7 +169,8 @@ fn fill(tree: &Path, guest: &Guest<'_>) -> Result<(), String> {
         .iter()
         .map(fs_err::DirEntry::path)
         .collect();
-    for (index, name) in MODULES.iter().enumerate() {
+    let more = if guest.network.is_some() { &NETWORK_MODULES[..] } else { &[] };
+    for (index, name) in MODULES.iter().chain(more).enumerate() {
         // Their names begin with a number: `07-virtio_blk.ko`.
         let is_it = |path: &&PathBuf| path.to_string_lossy().ends_with(&format!("-{name}.ko"));
         let module = modules.iter().find(is_it);

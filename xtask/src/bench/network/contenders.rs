@@ -1,0 +1,114 @@
+//! What is measured: the network of pyro, and those that one would give to a QEMU without privileges.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{ENVIRONMENT, NETWORK};
+use crate::bench::contest::Contender;
+use crate::bench::plain_qemu::{self, PlainQemu};
+use crate::bench::process::{self, Ended, Input, Running};
+use crate::bench::series::{Group, Maker, Series, Subject, Unit};
+use crate::bench::{CACHE, Pyro};
+
+/// Everything that contenders need.
+#[derive(Debug)]
+pub(super) struct Stage<'a> {
+    pub(super) pyro: &'a Pyro,
+    pub(super) plain_qemu: &'a PlainQemu,
+    pub(super) passt_socket: PathBuf,
+    /// The command that measures, in a VM of pyro's.
+    pub(super) client: String,
+    pub(super) port: u16,
+}
+
+/// All contenders, in the order of the table.
+pub(super) fn all<'a>(stage: &'a Stage<'a>) -> [Contender<'a>; 3] {
+    let pyro = || {
+        let mut command = stage.pyro.command(CACHE);
+        let rule = format!("--allow-cidr=127.0.0.1:{}", stage.port);
+        command.args(["run", "--network", &rule, "--timeout-seconds=300", ENVIRONMENT, "--"]);
+        command.args(["sh", "-c", &stage.client]);
+        command
+    };
+    let slirp = || {
+        let mut command = stage.plain_qemu.command();
+        command.args(["-netdev", "user,id=network", "-device"]);
+        command.arg("virtio-net-device,netdev=network");
+        command
+    };
+    let passt = || {
+        let mut command = stage.plain_qemu.command();
+        let path = stage.passt_socket.display();
+        command.arg("-netdev");
+        command.arg(format!("stream,id=network,server=off,addr.type=unix,addr.path={path}"));
+        // Packets as large as passt takes, like pyro's.
+        command.args(["-device", "virtio-net-device,netdev=network,host_mtu=65520"]);
+        command
+    };
+    [
+        contender("pyro", Maker::Pyro, &pyro(), move || process::time(&mut pyro())),
+        contender("slirp", Maker::Other, &slirp(), move || plain_qemu::run(&mut slirp())),
+        contender("passt", Maker::Other, &passt(), move || {
+            let passt_itself = start_passt(&stage.passt_socket)?;
+            let ended = plain_qemu::run(&mut passt())?;
+            // It serves one machine, and ends with it.
+            passt_itself.finish()?;
+            fs_err::remove_file(&stage.passt_socket).map_err(|error| error.to_string())?;
+            Ok(ended)
+        }),
+    ]
+}
+
+fn start_passt(socket: &Path) -> Result<Running, String> {
+    let mut command = Command::new("passt");
+    let (address, length) =
+        NETWORK.address.split_once('/').ok_or("an address without the length of its network")?;
+    command.args(["--foreground", "--stderr", "--one-off", "--socket"]).arg(socket);
+    command.args(["--address", address, "--netmask", length, "--gateway", NETWORK.gateway]);
+    command.args(["--ipv4-only", "--tcp-ports", "none", "--udp-ports", "none"]);
+    // A socket that is there would be taken by somebody else.
+    fs_err::remove_file(socket).ok();
+    let mut passt = Running::start(&mut command, Input::Nothing)?;
+    passt.wait_for("socket bound at")?;
+    Ok(passt)
+}
+
+fn contender<'a>(
+    name: &str,
+    maker: Maker,
+    command: &Command,
+    run: impl Fn() -> Result<Ended, String> + 'a,
+) -> Contender<'a> {
+    let series = |number: &str, group, unit| {
+        let id = format!("{name}-{number}");
+        let subject = Subject { id: &id, maker, label: name };
+        Series::new(subject, group, unit, command)
+    };
+    Contender {
+        series: vec![
+            series("download", Group::Download, Unit::MegabytesPerSecond),
+            series("upload", Group::Upload, Unit::MegabytesPerSecond),
+            series("connections", Group::Connections, Unit::ConnectionsPerSecond),
+            series("round-trip", Group::RoundTrip, Unit::Milliseconds),
+        ],
+        sample: Box::new(move || numbers(&run()?.output)),
+    }
+}
+
+/// What the program in the guest prints, which may stand among other things on a console.
+fn numbers(output: &str) -> Result<Vec<f64>, String> {
+    let found = output.lines().find_map(|line| line.trim_end().strip_prefix("numbers "));
+    let found = found.ok_or_else(|| format!("no numbers in:\n{output}"))?;
+    serde_json::from_str(found).map_err(|error| format!("no numbers ({error}): {found}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_on_a_console() {
+        assert_eq!(numbers("boot\r\nnumbers [1.5, 2]\r\nstatus 0\r\n").unwrap(), [1.5, 2.0]);
+        assert!(numbers("Traceback").is_err());
+    }
+}
