@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::server::Server;
 use super::{ENVIRONMENT, NETWORK};
 use crate::bench::contest::Contender;
 use crate::bench::plain_qemu::{self, PlainQemu};
@@ -18,14 +19,14 @@ pub(super) struct Stage<'a> {
     pub(super) passt_socket: PathBuf,
     /// The command that measures, in a VM of pyro's.
     pub(super) client: String,
-    pub(super) port: u16,
+    pub(super) server: &'a Server,
 }
 
 /// All contenders, in the order of the table.
 pub(super) fn all<'a>(stage: &'a Stage<'a>) -> [Contender<'a>; 3] {
     let pyro = || {
         let mut command = stage.pyro.command(CACHE);
-        let rule = format!("--allow-cidr=127.0.0.1:{}", stage.port);
+        let rule = format!("--allow-cidr=127.0.0.1:{}", stage.server.port);
         command.args(["run", "--network", &rule, "--timeout-seconds=300", ENVIRONMENT, "--"]);
         command.args(["sh", "-c", &stage.client]);
         command
@@ -46,9 +47,11 @@ pub(super) fn all<'a>(stage: &'a Stage<'a>) -> [Contender<'a>; 3] {
         command
     };
     [
-        contender("pyro", Maker::Pyro, &pyro(), move || process::time(&mut pyro())),
-        contender("slirp", Maker::Other, &slirp(), move || plain_qemu::run(&mut slirp())),
-        contender("passt", Maker::Other, &passt(), move || {
+        contender(stage.server, ("pyro", Maker::Pyro), &pyro(), move || process::time(&mut pyro())),
+        contender(stage.server, ("slirp", Maker::Other), &slirp(), move || {
+            plain_qemu::run(&mut slirp())
+        }),
+        contender(stage.server, ("passt", Maker::Other), &passt(), move || {
             let passt_itself = start_passt(&stage.passt_socket)?;
             let ended = plain_qemu::run(&mut passt())?;
             // It serves one machine, and ends with it.
@@ -74,8 +77,8 @@ fn start_passt(socket: &Path) -> Result<Running, String> {
 }
 
 fn contender<'a>(
-    name: &str,
-    maker: Maker,
+    server: &'a Server,
+    (name, maker): (&str, Maker),
     command: &Command,
     run: impl Fn() -> Result<Ended, String> + 'a,
 ) -> Contender<'a> {
@@ -91,24 +94,14 @@ fn contender<'a>(
             series("connections", Group::Connections, Unit::ConnectionsPerSecond),
             series("round-trip", Group::RoundTrip, Unit::Milliseconds),
         ],
-        sample: Box::new(move || numbers(&run()?.output)),
-    }
-}
-
-/// What the program in the guest prints, which may stand among other things on a console.
-fn numbers(output: &str) -> Result<Vec<f64>, String> {
-    let found = output.lines().find_map(|line| line.trim_end().strip_prefix("numbers "));
-    let found = found.ok_or_else(|| format!("no numbers in:\n{output}"))?;
-    serde_json::from_str(found).map_err(|error| format!("no numbers ({error}): {found}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_found_on_a_console() {
-        assert_eq!(numbers("boot\r\nnumbers [1.5, 2]\r\nstatus 0\r\n").unwrap(), [1.5, 2.0]);
-        assert!(numbers("Traceback").is_err());
+        sample: Box::new(move || {
+            let output = run()?.output;
+            // What a guest did that failed on its way is not to be taken for the next one's.
+            let numbers = server.numbers();
+            if !output.contains("done") {
+                return Err(format!("the measurement failed:\n{output}"));
+            }
+            numbers
+        }),
     }
 }

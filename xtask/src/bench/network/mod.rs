@@ -47,7 +47,7 @@ pub(super) struct Extent {
 impl Extent {
     pub(super) fn full(rounds: u32) -> Self {
         let rounds = Rounds::after_one(rounds);
-        Self { rounds, transfer_mib: 128, connections: 200, round_trips: 500 }
+        Self { rounds, transfer_mib: 48, connections: 50, round_trips: 200 }
     }
 
     /// Everything once, to see that it works. The numbers mean nothing.
@@ -91,7 +91,7 @@ fn prepare_and_measure(
         plain_qemu: &plain_qemu,
         passt_socket: passt_socket(),
         client: client("host.pyro.internal"),
-        port: server.port,
+        server: &server,
     };
     let mut contenders = contenders::all(&stage);
     contest::measure_in_turn(&mut contenders, extent.rounds, interrupted)?;
