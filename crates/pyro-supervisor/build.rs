@@ -7,6 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use sha2::Digest;
+
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Without an explicit target the flags would hit build scripts and procedural macros as well.
@@ -42,6 +44,7 @@ fn main() {
 
     let binary = target_directory.join(TARGET).join("release/pyro-agent");
     println!("cargo::rustc-env=PYRO_AGENT={}", binary.display());
+    println!("cargo::rustc-env=PYRO_AGENT_DIGEST={}", digest(&binary));
     for watched in ["pyro-agent/src", "pyro-agent/Cargo.toml", "pyro-agent/Cargo.lock"] {
         watch(&manifest_directory.join("..").join(watched));
     }
@@ -51,6 +54,13 @@ fn main() {
 #[allow(clippy::disallowed_methods, reason = "it is how cargo talks to build scripts")]
 fn variable(name: &str) -> String {
     std::env::var(name).expect("cargo sets it for build scripts")
+}
+
+#[allow(clippy::disallowed_methods, reason = "a failed build shows the path anyway")]
+fn digest(binary: &Path) -> String {
+    let content = std::fs::read(binary).expect("it was just built");
+    let digest = sha2::Sha256::digest(content);
+    digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 fn watch(path: &Path) {

@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::time::Duration;
+
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -34,6 +36,8 @@ pub(crate) enum Command {
     /// Use VMs that several commands share, from any process of this user
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Keep VMs ready for a while, so that commands in fresh ones start at once
+    Warm(WarmArguments),
     /// Look at, fetch and delete environments
     #[command(subcommand, name = "env")]
     Environment(EnvironmentCommand),
@@ -224,6 +228,46 @@ pub(crate) struct ExecArguments {
     pub(crate) words: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A spare is a VM that was restored ahead and stands still: some 40 MB of memory, no CPU. `pyro run` and
+every other surface take one where it fits, each is used once, and it is replaced afterwards. They
+are kept by a process in the background, which ends when the time is over or with --stop.
+
+Examples:
+  pyro warm debian:12 --count 2 --for 30m
+  pyro run debian:12 -- git --version
+  pyro warm --status
+  pyro warm --stop")]
+pub(crate) struct WarmArguments {
+    /// The environment, for instance `debian:12`; see `pyro env list`
+    #[arg(required_unless_present_any = ["status", "stop"])]
+    pub(crate) environment: Option<String>,
+    /// How many to keep (1 to 16)
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = whole_number)]
+    pub(crate) count: i64,
+    /// For how long, as 90s, 30m or 2h (1m to 24h) [default: 30m]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub(crate) time: Option<Duration>,
+    /// Virtual CPUs of each (1 to 8)
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = whole_number)]
+    pub(crate) vcpu_count: i64,
+    /// Memory of each in MiB (256 to 32768)
+    #[arg(long, value_name = "MIB", default_value_t = 1024, allow_negative_numbers = true, value_parser = whole_number)]
+    pub(crate) mem_mib: i64,
+    /// Keep VMs with a network; which one is up to those who use them
+    #[arg(long)]
+    pub(crate) network: bool,
+    /// Show who keeps spares, and which there are
+    #[arg(long, conflicts_with_all = ["environment", "stop"])]
+    pub(crate) status: bool,
+    /// End all that were started by this command
+    #[arg(long, conflicts_with = "environment")]
+    pub(crate) stop: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum EnvironmentCommand {
     /// List the environments and what of them is installed
@@ -290,6 +334,23 @@ pub(crate) fn whole_number(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| "a whole number is needed, see `pyro run --help`".to_owned())
 }
 
+/// A number and `s`, `m` or `h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = |unit: char| match unit {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3600),
+        _ => None,
+    };
+    let parsed = text.chars().last().and_then(|unit| {
+        let number = text.strip_suffix(unit)?.parse::<u64>().ok()?;
+        number.checked_mul(seconds(unit)?)
+    });
+    parsed.map(Duration::from_secs).ok_or_else(|| {
+        "a whole number and `s`, `m` or `h` are needed, for instance 90s, 30m or 2h".to_owned()
+    })
+}
+
 fn key_and_value(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').ok_or("a name, `=` and a value are needed")?;
     Ok((parts.0.to_owned(), parts.1.to_owned()))
@@ -308,6 +369,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, seconds) in [("90s", 90), ("30m", 1800), ("2h", 7200)] {
+            assert_eq!(duration(text).unwrap(), Duration::from_secs(seconds));
+        }
+        for text in ["", "30", "m", "-1m", "1.5h", "1d", "30µ", "99999999999999999999h"] {
+            assert!(duration(text).unwrap_err().contains("30m"), "{text}");
+        }
     }
 
     #[test]

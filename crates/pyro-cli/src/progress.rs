@@ -63,6 +63,11 @@ impl Display {
         }
     }
 
+    /// Shows what another process is doing.
+    pub(crate) fn show_text(&self, text: &str) {
+        self.step(&Step { text: text.to_owned(), measure: Measure::Unknown });
+    }
+
     /// Takes the moving line away, for good.
     pub(crate) fn clear(&self) {
         if let Some(bar) = &self.bar {
@@ -133,6 +138,7 @@ fn published_text(report: &LaunchReport) -> String {
 fn report_text(vm_id: &str, accelerator: Accelerator, report: &LaunchReport) -> String {
     let how = match report.start {
         StartKind::Restored => "restored from its template",
+        StartKind::Spare => "a spare",
         StartKind::ColdBoot | StartKind::ColdBootInstead { .. } => "booted",
     };
     let mut text = format!("pyro: vm {vm_id} is up ({}, {how})\n", accelerator.name());

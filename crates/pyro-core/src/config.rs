@@ -15,6 +15,9 @@ use crate::{ErrorKind, PyroError};
 /// First and second word of the command line with which `pyro` becomes a supervisor.
 pub const INTERNAL_SUPERVISE: [&str; 2] = ["internal", "supervise"];
 
+/// First and second word of the command line with which `pyro` becomes a process that keeps spares.
+pub const INTERNAL_KEEP_SPARES: [&str; 2] = ["internal", "keep-spares"];
+
 /// First and second word of the command line with which `pyro` probes KVM.
 pub const INTERNAL_PROBE_KVM: [&str; 2] = ["internal", "probe-kvm"];
 
@@ -178,6 +181,16 @@ impl Config {
     /// of their own.
     pub(crate) fn vms_directory(&self) -> PathBuf {
         self.state_dir.join("vms")
+    }
+
+    /// Where spares can be claimed.
+    pub(crate) fn spares_directory(&self) -> PathBuf {
+        self.state_dir.join("spares")
+    }
+
+    /// Where the processes are found that keep spares.
+    pub(crate) fn keepers_directory(&self) -> PathBuf {
+        self.state_dir.join("keepers")
     }
 
     /// Where the machines lie from which VMs are restored.

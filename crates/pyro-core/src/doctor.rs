@@ -13,7 +13,7 @@ use crate::environments::{self, EnvironmentEntry};
 use crate::leftovers::{self, Leftover};
 use crate::network::report::NetworkingReport;
 use crate::vm::QEMU_PACKAGE;
-use crate::{PyroError, accelerator, network};
+use crate::{PyroError, accelerator, network, spares};
 
 /// What a VM or a pull needs of the host, with the Debian package that has it.
 const TOOLS: [(&str, &str); 5] = [
@@ -34,11 +34,20 @@ pub struct DoctorReport {
     pub issues: Vec<String>,
     /// What killed processes have left. It does no harm.
     pub leftovers: Vec<Leftover>,
+    pub spares: SparesReport,
     pub kvm: KvmProbe,
     /// What keeps QEMU in; `None` where QEMU does not start, or not confined as required.
     pub confinement: Option<ConfinementReport>,
     pub networking: NetworkingReport,
     pub runtime: RuntimeReport,
+}
+
+/// Which spares there are, and what they cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SparesReport {
+    pub count: usize,
+    /// What they have in the host's memory for themselves. Beside it they use nothing: they stand still.
+    pub private_bytes: u64,
 }
 
 /// What VMs run on.
@@ -90,6 +99,7 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
         Some(format!("`{0}` is damaged: {damage}; repair it with `pyro env pull {0}`", entry.name))
     }));
     let leftovers = note(leftovers::find(config, store).await, &mut issues).unwrap_or_default();
+    let spares = spares::list(config).await;
     let can_boot = accelerator.is_some()
         && qemu_version.is_some()
         && confinement.is_some()
@@ -100,6 +110,10 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
         runtime_ok: can_boot,
         leftovers,
+        spares: SparesReport {
+            count: spares.len(),
+            private_bytes: spares.iter().map(|spare| spare.private_bytes).sum(),
+        },
         kvm: probe,
         confinement,
         networking,

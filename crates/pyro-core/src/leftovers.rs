@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::vms::VmsDirectory;
-use crate::{ErrorKind, PyroError};
+use crate::{ErrorKind, PyroError, keeper};
 
 /// Something that somebody left who was killed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -31,6 +31,8 @@ pub enum LeftoverKind {
     Template,
     /// An environment or a kernel, likewise.
     Build,
+    /// The socket of a spare, or of a process that kept some.
+    Spare,
 }
 
 impl LeftoverKind {
@@ -39,6 +41,7 @@ impl LeftoverKind {
         match self {
             Self::Vm | Self::ControlGroup => "pyro vm list",
             Self::Template | Self::Build => "pyro env prune",
+            Self::Spare => "pyro warm --status",
         }
     }
 
@@ -54,6 +57,8 @@ pub(crate) async fn find(config: &Config, store: &Store) -> Result<Vec<Leftover>
             .context("cannot look for what killed processes have left")
     };
     let vms = VmsDirectory::at(config.vms_directory()).abandoned().await?;
+    let mut spares = pyro_supervisor::spare::client::abandoned(&config.spares_directory()).await;
+    spares.extend(keeper::abandoned(config));
     let groups = pyro_qemu::confinement::abandoned_groups();
     let templates = pyro_supervisor::abandoned_templates(&config.templates_directory());
     let builds = store.abandoned_builds();
@@ -62,6 +67,7 @@ pub(crate) async fn find(config: &Config, store: &Store) -> Result<Vec<Leftover>
         .chain(LeftoverKind::ControlGroup.found(groups))
         .chain(LeftoverKind::Template.found(templates.map_err(unreadable)?))
         .chain(LeftoverKind::Build.found(builds.map_err(unreadable)?))
+        .chain(LeftoverKind::Spare.found(spares))
         .collect();
     leftovers.sort();
     Ok(leftovers)

@@ -30,6 +30,10 @@ mod network;
 
 mod vms;
 
+mod spares;
+
+mod keeper;
+
 mod lifecycle;
 
 mod logs;
@@ -66,20 +70,22 @@ pub use self::accelerator::probe_kvm;
 pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
 pub use self::command::{CommandText, GuestPath, Variables, WorkingDirectory};
 pub use self::config::{
-    AcceleratorChoice, Config, ConfinementChoice, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM,
-    INTERNAL_SUPERVISE, UserDirectories,
+    AcceleratorChoice, Config, ConfinementChoice, INTERNAL_KEEP_SPARES, INTERNAL_PROBE_CONFINEMENT,
+    INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE, UserDirectories,
 };
 pub use self::confinement::{ConfinementReport, probe_confinement};
-pub use self::doctor::{Capabilities, DoctorReport, RuntimeReport};
+pub use self::doctor::{Capabilities, DoctorReport, RuntimeReport, SparesReport};
 pub use self::environments::{
     EnvironmentEntry, EnvironmentList, PruneReport, PulledEnvironment, parse_environment,
 };
 pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
 pub use self::files::FileRequest;
+pub use self::keeper::{KeepRequest, KeeperInfo, StoppedKeepers, WarmStatus};
 pub use self::leftovers::{Leftover, LeftoverKind};
 pub use self::lifecycle::{CreateRequest, ReapReport, VmExecOutcome, VmInfo, VmList};
 pub use self::limits::{
-    ActiveVmsMax, FileBytesMax, MemoryMib, Metadata, TimeToLive, Timeout, VcpuCount, VmId,
+    ActiveVmsMax, FileBytesMax, MemoryMib, Metadata, SpareCount, SpareTime, TimeToLive, Timeout,
+    VcpuCount, VmId,
 };
 pub use self::logs::{LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog, RunState};
 pub use self::network::options::{NetworkOptions, PolicyOptions};
@@ -92,6 +98,7 @@ pub use self::network::report::{
 pub use self::network::{Network, NetworkRequest, NetworkSettings};
 pub use self::pyro::{Progress, Pyro};
 pub use self::run::{Cleanup, HostCompat, RunOutcome, RunRequest};
+pub use self::spares::{PoolEvent, SpareInfo, SpareKind, SpareNetwork, SparePool};
 pub use self::step::{Measure, Step};
 pub use self::streams::Streams;
 pub use self::vm::{Vm, VmRequest, VmStart};

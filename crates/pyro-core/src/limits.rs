@@ -25,6 +25,14 @@ pub struct Timeout(Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActiveVmsMax(u16);
 
+/// How many spares one process keeps: 1 to 16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpareCount(u8);
+
+/// How long spares are kept: 1 minute to 24 hours, 30 minutes by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpareTime(Duration);
+
 /// What a file that is read from a VM may have: 1 byte to 64 MiB, 64 MiB by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileBytesMax(u64);
@@ -63,6 +71,39 @@ impl MemoryMib {
     }
 
     pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl SpareCount {
+    pub const MIN: u8 = 1;
+    /// Each takes as much memory as a small VM, and seconds of a CPU to be made.
+    pub const MAX: u8 = 16;
+
+    pub fn new(value: i64) -> Result<Self, PyroError> {
+        within("the number of spares", value, Self::MIN.into(), Self::MAX.into())
+            .map(|value| Self(u8::try_from(value).expect("the limits fit")))
+    }
+
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl SpareTime {
+    pub const MIN: Duration = Duration::from_mins(1);
+    pub const MAX: Duration = Duration::from_hours(24);
+    pub const DEFAULT: Self = Self(Duration::from_mins(30));
+
+    pub fn new(time: Duration) -> Result<Self, PyroError> {
+        if (Self::MIN..=Self::MAX).contains(&time) {
+            return Ok(Self(time));
+        }
+        let text = format!("the time for spares must be between 1m and 24h, not {time:?}");
+        Err(PyroError::new(ErrorKind::InvalidInput, text))
+    }
+
+    pub fn get(self) -> Duration {
         self.0
     }
 }

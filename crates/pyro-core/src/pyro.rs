@@ -12,12 +12,14 @@ use crate::environments::{
 };
 use crate::exec::ExecRequest;
 use crate::files::{self, FileRequest};
+use crate::keeper::{self, KeepRequest, KeeperInfo, StoppedKeepers, WarmStatus};
 use crate::lifecycle::{self, CreateRequest, ReapReport, VmExecOutcome, VmInfo, VmList};
 use crate::limits::{FileBytesMax, VmId};
 use crate::logs::{self, LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog};
 use crate::network;
 use crate::network::report::NetworkInfo;
 use crate::run::{self, Cleanup, RunOutcome, RunRequest};
+use crate::spares;
 use crate::streams::Streams;
 use crate::vm::{self, Vm, VmRequest};
 use crate::{
@@ -233,6 +235,37 @@ impl Pyro {
     /// Deletes VMs whose time is over, where their supervisors could not.
     pub async fn reap_expired(&self) -> Result<ReapReport, PyroError> {
         lifecycle::reap(self).await
+    }
+
+    /// Starts a process that keeps spares for a while, and returns when they stand. When the future is dropped before,
+    /// nothing is left of it, a few milliseconds later. `step` hears what is being done.
+    ///
+    /// Fails as [`launch_vm`](Self::launch_vm) does.
+    pub async fn start_keeper(
+        &self,
+        request: &KeepRequest,
+        step: &(dyn Fn(&str) + Send + Sync),
+    ) -> Result<KeeperInfo, PyroError> {
+        keeper::start(&self.config, request, step).await
+    }
+
+    /// Is the process that [`start_keeper`](Self::start_keeper) starts, whose socket is its standard input. Ends in
+    /// order when `interrupted` does.
+    pub async fn serve_keeper(&self, interrupted: impl Future<Output = i32>) {
+        keeper::serve(self, interrupted).await;
+    }
+
+    /// The processes that keep spares, and all spares of this user. What killed ones left is removed.
+    pub async fn warm_status(&self) -> WarmStatus {
+        let keepers = keeper::list(&self.config).await;
+        let spares = spares::list(&self.config).await;
+        let private_bytes = spares.iter().map(|spare| spare.private_bytes).sum();
+        WarmStatus { keepers, spares, private_bytes }
+    }
+
+    /// Ends every process that keeps spares, and waits until nothing of their spares is left.
+    pub async fn stop_keepers(&self) -> Result<StoppedKeepers, PyroError> {
+        keeper::stop(&self.config).await
     }
 
     /// What a VM's network is.

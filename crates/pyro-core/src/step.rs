@@ -1,5 +1,6 @@
 //! The steps of long work, in words that every surface shows.
 
+use crate::Progress;
 use pyro_environments::{Artefact, PullProgress};
 use pyro_protocol::client::LaunchPhase;
 
@@ -59,6 +60,15 @@ impl Step {
         Self { text, measure }
     }
 
+    /// What is being done, where that is long work.
+    pub(crate) fn text_of(progress: &Progress) -> Option<String> {
+        match progress {
+            Progress::Pull(step) => Some(Self::of_pull(step).text),
+            Progress::Launch(phase) => Some(Self::of_launch(*phase).text),
+            Progress::VmReady { .. } | Progress::HostCompat { .. } => None,
+        }
+    }
+
     /// A step of a VM's start.
     pub fn of_launch(phase: LaunchPhase) -> Self {
         Self { text: launch_text(phase).to_owned(), measure: Measure::Unknown }
@@ -81,5 +91,6 @@ fn launch_text(phase: LaunchPhase) -> &'static str {
         LaunchPhase::Restoring => "restoring a VM",
         LaunchPhase::Booting => "booting a VM",
         LaunchPhase::Configuring => "configuring the VM",
+        LaunchPhase::WarmingSpare => "warming a spare up",
     }
 }

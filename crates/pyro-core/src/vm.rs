@@ -13,7 +13,7 @@ use crate::limits::{MemoryMib, TimeToLive, VcpuCount};
 use crate::network::{self, Network};
 use crate::pyro::Progress;
 use crate::streams::Streams;
-use crate::{ErrorKind, PyroError, accelerator, confinement, environments};
+use crate::{ErrorKind, PyroError, accelerator, confinement, environments, spares};
 
 /// A VM to be started.
 #[derive(Debug, Clone)]
@@ -47,6 +47,8 @@ pub enum VmStart {
     /// From its template.
     Restored,
     Booted,
+    /// Restored ahead, and claimed.
+    Spare,
 }
 
 /// Whose messages come from the supervisor next.
@@ -70,6 +72,7 @@ impl Vm {
     pub fn start(&self) -> VmStart {
         match self.start {
             StartKind::Restored => VmStart::Restored,
+            StartKind::Spare => VmStart::Spare,
             StartKind::ColdBoot | StartKind::ColdBootInstead { .. } => VmStart::Booted,
         }
     }
@@ -78,7 +81,7 @@ impl Vm {
     pub fn restore_failure(&self) -> Option<&PyroError> {
         match &self.start {
             StartKind::ColdBootInstead { reason } => Some(reason),
-            StartKind::Restored | StartKind::ColdBoot => None,
+            StartKind::Restored | StartKind::ColdBoot | StartKind::Spare => None,
         }
     }
 
@@ -167,7 +170,7 @@ pub(crate) async fn specify(
     })
 }
 
-/// Starts a VM from an installed environment.
+/// Starts a VM from an installed environment: claims a spare, or has one restored or booted.
 pub(crate) async fn launch(
     config: &Config,
     store: &Store,
@@ -179,16 +182,22 @@ pub(crate) async fn launch(
     let spec = specify(config, environment, request).await?;
     let (id, accelerator) = (spec.vm_id.clone(), spec.accelerator);
     let policies = spec.network.as_ref().map(|network| network.policies.clone());
-    // Until the supervisor has opened the files.
-    let lease = lease(store, environment)?;
-    let mut supervisor = Supervisor::start(&config.executable(INTERNAL_SUPERVISE), departures)
-        .await
-        .map_err(client_failure)?;
-    let report = supervisor
-        .launch(spec, |phase| progress(Progress::Launch(phase)))
-        .await
-        .map_err(client_failure)?;
-    drop(lease);
+    let (supervisor, report) = match spares::claim(config, &spec, departures).await {
+        Some(claimed) => claimed,
+        None => {
+            // Until the supervisor has opened the files.
+            let lease = lease(store, environment)?;
+            let executable = config.executable(INTERNAL_SUPERVISE);
+            let mut supervisor =
+                Supervisor::start(&executable, departures).await.map_err(client_failure)?;
+            let report = supervisor
+                .launch(spec, |phase| progress(Progress::Launch(phase)))
+                .await
+                .map_err(client_failure)?;
+            drop(lease);
+            (supervisor, report)
+        }
+    };
     let start = report.start.clone();
     progress(Progress::VmReady { vm_id: id.clone(), accelerator, report });
     Ok(Vm {

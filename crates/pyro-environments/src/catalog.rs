@@ -38,6 +38,9 @@ pub struct EnvironmentDefinition {
     pub build_bytes: u64,
     /// Shell commands that touch what most users run first.
     pub warm_up: &'static [&'static str],
+    /// Shell commands that a spare has run before it waits, so that the emulator has the code of what most users run
+    /// translated. They leave no files behind.
+    pub rehearsal: &'static [&'static str],
 }
 
 const MIB: u64 = 1 << 20;
@@ -50,6 +53,7 @@ static CATALOG: [EnvironmentDefinition; 3] = [
         default_packages: &["bash", "git", "python3", "curl", "ca-certificates"],
         include: &["procps", "netbase", "git", "python3", "curl", "ca-certificates"],
         build_bytes: 550 * MIB,
+        rehearsal: WITH_GIT_AND_PYTHON,
         ..DEBIAN_12
     },
     EnvironmentDefinition {
@@ -91,6 +95,7 @@ static CATALOG: [EnvironmentDefinition; 3] = [
             "xz-utils",
         ],
         build_bytes: 1100 * MIB,
+        rehearsal: WITH_GIT_AND_PYTHON,
         ..DEBIAN_12
     },
 ];
@@ -110,7 +115,12 @@ const DEBIAN_12: EnvironmentDefinition = EnvironmentDefinition {
     kernel_package: "linux-image-cloud-amd64",
     build_bytes: 0,
     warm_up: &["ls /", "ls /"],
+    rehearsal: &["ls /", "sh -c true"],
 };
+
+/// Of environments that have them.
+const WITH_GIT_AND_PYTHON: &[&str] =
+    &["ls /", "sh -c true", "git --version", "python3 -c 'print(6 * 7)'"];
 
 /// Every environment there is, ordered by name.
 pub fn catalog() -> &'static [EnvironmentDefinition] {

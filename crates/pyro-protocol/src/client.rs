@@ -19,6 +19,16 @@
 //!                 ◄─────────────────── Progress …, then Ready | Done | Failed
 //!     Start …                              as above; a run ends with its client
 //! ```
+//!
+//! A spare answers its launch with `Done` or `Failed`, too, and then waits for whoever connects to it first and asks:
+//!
+//! ```text
+//!   owner                               supervisor                    claimer
+//!                                          ◄──────────────────────────── Claim
+//!                 ◄──────────── Claimed ─── ───────────────────────────► Ready | Failed
+//!                                          ◄──────────────────────────► as above; the VM ends with its claimer
+//!                 ◄──────── (closes the socket)
+//! ```
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::guest::BootReport;
 use crate::network::{NetworkSpec, PublishedPort, Refusals};
-use crate::record::VmRecord;
+use crate::record::{SpareRecord, VmRecord};
 use crate::run::{Command, ExitStatus, RunId, Stream, TerminalSize};
 
 /// From a client to a supervisor.
@@ -67,6 +77,11 @@ pub enum ToSupervisor {
     /// The creator has heard that its VM stays, and knows its name. One that leaves without this takes the VM
     /// with it.
     Known,
+    /// Makes a spare the sender's VM; `Ready` or `Failed` follows, or the end of the connection where somebody else
+    /// was faster. Boxed because it dwarfs the others.
+    Claim(Box<Claim>),
+    /// Asks a spare what it is; `Spare` follows.
+    DescribeSpare,
 }
 
 /// From a supervisor to a client.
@@ -95,6 +110,10 @@ pub enum FromSupervisor {
         run: RunId,
         failure: Failure,
     },
+    /// To the owner of a spare: somebody has it now. When that VM is gone the connection is closed.
+    Claimed,
+    /// What this spare is.
+    Spare(Box<SpareRecord>),
 }
 
 /// Everything a supervisor must know to start one VM. Paths are absolute.
@@ -124,6 +143,19 @@ pub struct LaunchSpec {
     pub guest_files: Vec<GuestFile>,
     /// An existing directory of this user; the scratch disk is an unnamed file on its file system.
     pub scratch_directory: PathBuf,
+}
+
+/// What makes a spare somebody's VM: all that was not known when it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// 12 lower-case hex digits.
+    pub vm_id: String,
+    /// The VM is destroyed this long after the claim, whatever it does.
+    pub time_to_live: Duration,
+    /// `None` exactly where the spare has no network device.
+    pub network: Option<NetworkSpec>,
+    /// Written before the VM takes its first command.
+    pub guest_files: Vec<GuestFile>,
 }
 
 /// A file that one VM has and others made from its template have not.
@@ -157,6 +189,10 @@ pub enum Lifetime {
     /// directory, keeps the record there, and removes the directory at the end. As long as it lives it holds
     /// shared locks on the `needed` directories, so that nobody deletes what the machine is started from.
     Own { directory: PathBuf, record: Box<VmRecord>, needed: Vec<PathBuf> },
+    /// Its owner, who has it made ahead, by leaving; and once it is claimed, its claimer. It is restored, runs these
+    /// commands, so that the emulator has their code translated, and stands still. Then it can be claimed at a socket
+    /// below this directory, until it has been idle for too long.
+    Spare { directory: PathBuf, environment: String, warm_up: Vec<String>, idle_max: Duration },
 }
 
 /// How a VM comes to life.
@@ -237,6 +273,8 @@ pub enum LaunchPhase {
     Booting,
     /// The agent answered and takes its identity.
     Configuring,
+    /// Commands run in a spare, so that their code is translated.
+    WarmingSpare,
 }
 
 /// How a VM's start went.
@@ -261,6 +299,8 @@ pub enum StartKind {
     ColdBootInstead {
         reason: Failure,
     },
+    /// It was restored ahead, and claimed.
+    Spare,
 }
 
 /// One timed step of a VM's start, seen from the supervisor.

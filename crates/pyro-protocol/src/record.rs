@@ -29,6 +29,24 @@ pub struct VmRecord {
     pub network: Option<NetworkSpec>,
 }
 
+/// A machine that was restored ahead and stands still, as its supervisor describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareRecord {
+    /// 12 lower-case hex digits.
+    pub id: String,
+    pub environment: String,
+    pub vcpu_count: u8,
+    pub memory_mib: u32,
+    pub has_network: bool,
+    pub accelerator: Accelerator,
+    /// Since the epoch.
+    pub created_at: Duration,
+    /// Until it is given up, if nobody claims it.
+    pub time_left: Duration,
+    /// What its QEMU has in memory for itself; what it shares with other VMs comes on top, once for all.
+    pub private_bytes: u64,
+}
+
 /// A command of a VM with a life of its own, as it is written down beside what it wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {

@@ -1,4 +1,4 @@
-//! QEMU's monitor (QMP): freezing a machine, and waking one that was frozen.
+//! QEMU's monitor (QMP): freezing a machine, waking one that was frozen, and having one stand still.
 //!
 //! One JSON object per line, see QEMU's `docs/interop/qmp-spec.rst`. Commands are written without
 //! waiting for answers, even before QEMU runs; so a restore costs no round trip.
@@ -45,6 +45,8 @@ struct Line {
     event: Option<String>,
     data: Option<EventData>,
     error: Option<QmpError>,
+    /// Of the command that is answered, where it had one.
+    id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -96,6 +98,33 @@ impl Monitor {
     /// Waits until the machine of [`begin_restore`](Self::begin_restore) runs.
     pub async fn restored(&mut self) -> Result<(), MonitorError> {
         self.migrated().await
+    }
+
+    /// Has a machine that runs stand still: it uses no CPU, and its clocks do not go on. The conversation must have
+    /// begun, as it has with one that was restored.
+    pub async fn stop(&mut self) -> Result<(), MonitorError> {
+        let name = "stop";
+        self.send(&[json!({ "execute": name, "id": name })]).await?;
+        // What was told before may have been taken by `pump` in part, so the first line may be the end of one.
+        let mut is_first = true;
+        loop {
+            let line = match self.next_line().await {
+                Err(MonitorError::Malformed { .. }) if is_first => None,
+                line => Some(line?),
+            };
+            is_first = false;
+            let Some(line) = line.filter(|line| line.id.as_deref() == Some(name)) else { continue };
+            return match line.error {
+                None => Ok(()),
+                Some(error) => Err(MonitorError::Refused { reason: untrusted::lines(&error.desc) }),
+            };
+        }
+    }
+
+    /// Has a machine that stands still go on. Returns once the command is sent: the machine's first answer shows that
+    /// it did.
+    pub async fn resume(&mut self) -> Result<(), MonitorError> {
+        self.send(&[json!({ "execute": "cont" })]).await
     }
 
     /// Takes what QEMU tells unasked, for as long as it lives, then waits for ever. Cancel-safe: a line
@@ -209,6 +238,28 @@ mod tests {
     async fn a_refusal_is_told_without_control_characters() {
         let said = b"{\"event\": \"STOP\"}\n{\"error\": {\"desc\": \"\\u001b[2Jno\\u0007\"}}\n";
         assert_eq!(told(said).await.to_string(), "QEMU refused a command: [2Jno");
+    }
+
+    async fn stopped(said: &[u8]) -> Result<(), MonitorError> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(said).await.unwrap();
+        Monitor::new(ours).stop().await
+    }
+
+    #[tokio::test]
+    async fn what_was_told_before_is_no_answer_even_where_its_beginning_is_missing() {
+        let stopped = stopped(
+            b"tus\"}}\n{\"return\": {}}\n{\"event\": \"STOP\"}\n{\"return\": {}, \"id\": \"stop\"}\n",
+        );
+        stopped.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_is_not_stopped_is_told_from_one_that_is() {
+        let refused = stopped(b"{\"error\": {\"desc\": \"no\"}, \"id\": \"stop\"}\n").await;
+        assert!(matches!(refused, Err(MonitorError::Refused { .. })), "{refused:?}");
+        let malformed = stopped(b"half\"}\nwhole\n").await;
+        assert!(matches!(malformed, Err(MonitorError::Malformed { .. })), "{malformed:?}");
     }
 
     #[tokio::test]

@@ -72,6 +72,16 @@ impl QemuProcess {
         Ok(Self { child, group, stderr: Some(stderr), complaint: Vec::new() })
     }
 
+    /// The memory that the process has for itself: what it maps from files and shares is not in it. Zero once it is
+    /// gone.
+    pub fn private_bytes(&self) -> u64 {
+        let statm = format!("/proc/{}/statm", self.child.get_ref().pid());
+        let statm = fs_err::read_to_string(statm).unwrap_or_default();
+        let mut pages = statm.split(' ').skip(1).map(|pages| pages.parse::<u64>().unwrap_or(0));
+        let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+        resident.saturating_sub(shared) * rustix::param::page_size() as u64
+    }
+
     /// What control groups limit.
     pub(crate) fn control_group(&self) -> &[Controller] {
         self.group.limited()

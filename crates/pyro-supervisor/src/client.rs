@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -19,15 +18,15 @@ use pyro_protocol::run::{Command, RunId, Stream, TerminalSize};
 use tokio::net::UnixStream;
 use tokio::process::Child;
 
+pub use crate::departures::Departures;
+
 use crate::boot::nonce;
+use crate::departures::{OwnedProcess, Pidfd, Process};
 use crate::link::{Link, LinkError};
 use crate::server::{CLIENT_FD, LOCK_FD};
 
 /// From the start of the supervisor's executable to its greeting.
 const GREETING_DEADLINE: Duration = Duration::from_secs(20);
-
-/// From closing the socket to the supervisor's exit: it kills QEMU and waits for it.
-const END_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A supervisor and the VM it owns. Both are gone soon after this is dropped, and certainly after
 /// [`end`](Self::end).
@@ -77,21 +76,25 @@ impl Supervisor {
         executable: &Executable,
         departures: &Departures,
     ) -> Result<Self, ClientError> {
-        Self::start_with(executable, None, departures).await
+        Self::start_with(executable, Life::OfClient, departures).await
     }
 
-    /// The same; with the lock of its VM's directory, if the VM has a life of its own.
+    /// The same, for a VM with that life.
     pub(crate) async fn start_with(
         executable: &Executable,
-        lock: Option<OwnedFd>,
+        life: Life,
         departures: &Departures,
     ) -> Result<Self, ClientError> {
         let cannot_start =
             |source| ClientError::CannotStart { path: executable.path.clone(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(cannot_start)?;
         ours.set_nonblocking(true).map_err(cannot_start)?;
-        let child = spawn(executable, theirs, lock).map_err(cannot_start)?;
-        let process = OwnedProcess { child: Some(child), departures: departures.clone() };
+        let process = match life {
+            Life::Spare => Process::Spare,
+            Life::OfClient | Life::Own(_) => Process::Child,
+        };
+        let process = process(spawn(executable, theirs, life).map_err(cannot_start)?);
+        let process = OwnedProcess::new(process, departures);
         let line = Line::call(UnixStream::from_std(ours).map_err(cannot_start)?).await?;
         Ok(Self { line, process })
     }
@@ -108,6 +111,11 @@ impl Supervisor {
         }
     }
 
+    /// One that was somebody else's so far.
+    pub(crate) fn taken_over(line: Line, process: Pidfd, departures: &Departures) -> Self {
+        Self { line, process: OwnedProcess::new(Process::Other(process), departures) }
+    }
+
     /// Starts a command in the VM. The supervisor ends it after `timeout`.
     pub fn run(&mut self, command: Command, timeout: Duration) -> Result<Run<'_>, ClientError> {
         self.line.run(command, timeout)
@@ -118,8 +126,8 @@ impl Supervisor {
         let Self { line, mut process } = self;
         drop(line);
         // It stays where `drop` finds it until it is gone: this wait may be given up.
-        let child = process.child.as_mut().expect("taken in `drop` only");
-        wait_for_end(child).await
+        let process = process.process.as_mut().expect("taken in `drop` only");
+        process.wait_for_end().await
     }
 
     pub(crate) fn line(&mut self) -> &mut Line {
@@ -129,8 +137,18 @@ impl Supervisor {
     /// Lets it live on by itself.
     pub(crate) fn release(mut self) {
         // The runtime collects it if it ends before this process does.
-        drop(self.process.child.take());
+        drop(self.process.process.take());
     }
+}
+
+/// What the life of a VM is tied to.
+#[derive(Debug)]
+pub(crate) enum Life {
+    OfClient,
+    /// Its own; with the lock of its directory.
+    Own(OwnedFd),
+    /// Its owner's, until somebody claims it.
+    Spare,
 }
 
 /// What a supervisor answers when all went well.
@@ -166,7 +184,9 @@ impl Line {
                 FromSupervisor::Failed(failure) => return Err(ClientError::Reported(failure)),
                 FromSupervisor::GrantStdin { .. }
                 | FromSupervisor::Ended { .. }
-                | FromSupervisor::RunFailed { .. } => return Err(ClientError::UnexpectedMessage),
+                | FromSupervisor::RunFailed { .. }
+                | FromSupervisor::Claimed
+                | FromSupervisor::Spare(_) => return Err(ClientError::UnexpectedMessage),
             }
         }
     }
@@ -195,59 +215,12 @@ impl Line {
         })
     }
 
-    async fn next_message(&mut self) -> Result<FromSupervisor, ClientError> {
+    pub(crate) async fn next_message(&mut self) -> Result<FromSupervisor, ClientError> {
         let frame = self.link.next_frame().await.map_err(no_conversation)?;
         match frame.kind {
             FrameKind::Message => decode_message(&frame.payload)
                 .map_err(|source| no_conversation(LinkError::NoFrame { source })),
             FrameKind::Stdin | FrameKind::Output(_) => Err(ClientError::UnexpectedMessage),
-        }
-    }
-}
-
-/// Supervisors that were dropped rather than ended, and are on their way out.
-#[derive(Debug, Clone, Default)]
-pub struct Departures(Arc<Mutex<Vec<Child>>>);
-
-impl Departures {
-    /// Waits until all of them are gone. Gives how many there were.
-    pub async fn settle(&self) -> usize {
-        let mut count = 0;
-        let next = || self.lock().pop();
-        while let Some(child) = next() {
-            count += 1;
-            // Given back if this wait is given up.
-            let mut departing = OwnedProcess { child: Some(child), departures: self.clone() };
-            let child = departing.child.as_mut().expect("put in one line above");
-            // A child that cannot be waited for is none of ours any more.
-            wait_for_end(child).await.ok();
-            departing.child = None;
-        }
-        count
-    }
-
-    fn add(&self, child: Child) {
-        let mut departing = self.lock();
-        departing.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-        departing.push(child);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Child>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A supervisor's process, which is waited for wherever its owner is dropped.
-#[derive(Debug)]
-struct OwnedProcess {
-    child: Option<Child>,
-    departures: Departures,
-}
-
-impl Drop for OwnedProcess {
-    fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            self.departures.add(child);
         }
     }
 }
@@ -348,9 +321,11 @@ impl Run<'_> {
             FromSupervisor::RunFailed { failure, .. } | FromSupervisor::Failed(failure) => {
                 Err(ClientError::Reported(failure))
             }
-            FromSupervisor::Progress(_) | FromSupervisor::Ready(_) | FromSupervisor::Done => {
-                Err(ClientError::UnexpectedMessage)
-            }
+            FromSupervisor::Progress(_)
+            | FromSupervisor::Ready(_)
+            | FromSupervisor::Done
+            | FromSupervisor::Claimed
+            | FromSupervisor::Spare(_) => Err(ClientError::UnexpectedMessage),
         }
     }
 }
@@ -362,24 +337,14 @@ fn index(stream: Stream) -> usize {
     }
 }
 
-fn no_conversation(source: LinkError) -> ClientError {
+pub(crate) fn no_conversation(source: LinkError) -> ClientError {
     ClientError::NoConversation { source }
-}
-
-/// Waits for a supervisor whose socket is closed.
-async fn wait_for_end(child: &mut Child) -> io::Result<()> {
-    if let Ok(exited) = tokio::time::timeout(END_DEADLINE, child.wait()).await {
-        exited?;
-        return Ok(());
-    }
-    // QEMU dies with its supervisor, and the disk has no name.
-    child.kill().await
 }
 
 fn spawn(
     executable: &Executable,
     socket: std::os::unix::net::UnixStream,
-    lock: Option<OwnedFd>,
+    life: Life,
 ) -> io::Result<Child> {
     let mut command = std::process::Command::new(&executable.path);
     command
@@ -389,12 +354,18 @@ fn spawn(
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     let mut mappings = vec![FdMapping { parent_fd: socket.into(), child_fd: CLIENT_FD }];
-    if let Some(lock) = lock {
-        // It makes a session of its own, which the leader of a process group cannot.
-        command.stderr(Stdio::null());
-        mappings.push(FdMapping { parent_fd: lock, child_fd: LOCK_FD });
-    } else {
-        command.process_group(0);
+    match life {
+        Life::OfClient => {
+            command.process_group(0);
+        }
+        // These make a session of their own, which the leader of a process group cannot.
+        Life::Own(lock) => {
+            command.stderr(Stdio::null());
+            mappings.push(FdMapping { parent_fd: lock, child_fd: LOCK_FD });
+        }
+        Life::Spare => {
+            command.stderr(Stdio::null());
+        }
     }
     command.fd_mappings(mappings).expect("the numbers differ");
     tokio::process::Command::from(command).spawn()

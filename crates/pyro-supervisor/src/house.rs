@@ -72,15 +72,7 @@ impl House {
 
     /// Waits for somebody of this user to connect. Cancel-safe.
     pub(crate) async fn next_client(&self) -> UnixStream {
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) if is_of_this_user(&stream) => return stream,
-                // Others cannot get here but where the directory's permissions were changed.
-                Ok(_) => {}
-                // Too many open files, for instance: there will be room when a client leaves.
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
-            }
-        }
+        next_of_this_user(&self.listener).await
     }
 }
 
@@ -88,6 +80,19 @@ impl Drop for House {
     fn drop(&mut self) {
         // What cannot be removed now is removed by whoever looks next.
         fs_err::remove_dir_all(&self.directory).ok();
+    }
+}
+
+/// Waits for somebody of this user to connect. Cancel-safe.
+pub(crate) async fn next_of_this_user(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if is_of_this_user(&stream) => return stream,
+            // Others cannot get here but where the directory's permissions were changed.
+            Ok(_) => {}
+            // Too many open files, for instance: there will be room when a client leaves.
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+        }
     }
 }
 

@@ -11,6 +11,9 @@ use pyro_protocol::layout::MODULES_DIRECTORY;
 /// The guest's PID 1, a static executable.
 pub(crate) const AGENT: &[u8] = include_bytes!(env!("PYRO_AGENT"));
 
+/// Its SHA-256, taken when it was built: every start of a VM needs it for the name of its template.
+pub(crate) const AGENT_DIGEST: &str = env!("PYRO_AGENT_DIGEST");
+
 /// Why the archive could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitramfsError {

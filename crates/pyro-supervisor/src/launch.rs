@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyro_network::{PreparedNetwork, PublishError};
 use pyro_protocol::client::{
@@ -15,6 +15,7 @@ use pyro_protocol::guest::BootReport;
 use pyro_protocol::layout::network::{GUEST_MAC, MTU};
 use pyro_protocol::layout::{PORT_NAME, ROOTFS_SERIAL, SCRATCH_SERIAL};
 use pyro_qemu::machine::{Boot, Disk, Image, Machine, Memory, MemorySharing, Nic, Port, Start};
+use pyro_qemu::monitor::MonitorError;
 use pyro_qemu::tsc;
 
 use crate::background;
@@ -50,6 +51,10 @@ pub(crate) enum LaunchError {
     Network { source: io::Error },
     #[error("cannot give the VM its files")]
     GuestFile { source: GuestFileError },
+    #[error("the spare does not go on")]
+    NotResumed { source: MonitorError },
+    #[error("the spare did not go on within {} seconds", deadline.as_secs())]
+    ResumeTooLate { deadline: Duration },
 }
 
 impl LaunchError {
@@ -101,6 +106,8 @@ impl LaunchError {
                 }
             }
             Self::Network { .. }
+            | Self::NotResumed { .. }
+            | Self::ResumeTooLate { .. }
             | Self::Scratch { .. }
             | Self::Initramfs { .. }
             | Self::NoMemory { .. }
@@ -144,7 +151,7 @@ pub(crate) async fn launch(
     disk: Option<ScratchDisk>,
     progress: impl Fn(LaunchPhase) + Sync,
 ) -> Result<Launched, LaunchError> {
-    let mut clock = StepClock { launched: Instant::now(), steps: Vec::new() };
+    let mut clock = StepClock::start();
     let files = spec.guest_files.clone();
     let files = background::run(move || guest_files::read(&files)).await;
     let files = files.map_err(|source| LaunchError::GuestFile { source })?;
@@ -176,7 +183,7 @@ pub(crate) async fn launch(
         vm.connect(network).map_err(|source| LaunchError::Network { source })?;
     }
     let published = vm.published().to_vec();
-    let report = LaunchReport { start, steps: clock.steps, boot, boot_attempts, published };
+    let report = LaunchReport { start, steps: clock.into_steps(), boot, boot_attempts, published };
     Ok(Launched { vm, report, disk })
 }
 
@@ -307,6 +314,14 @@ pub(crate) struct StepClock {
 }
 
 impl StepClock {
+    pub(crate) fn start() -> Self {
+        Self { launched: Instant::now(), steps: Vec::new() }
+    }
+
+    pub(crate) fn into_steps(self) -> Vec<LaunchStep> {
+        self.steps
+    }
+
     pub(crate) fn step_done(&mut self, name: &str) {
         let since_launch = self.launched.elapsed();
         self.steps.push(LaunchStep { name: name.to_owned(), since_launch });

@@ -11,6 +11,8 @@
 
 pub mod client;
 
+mod departures;
+
 pub mod remote;
 
 pub mod server;
@@ -38,6 +40,8 @@ mod boot;
 mod guest_files;
 
 mod template;
+
+pub mod spare;
 
 mod initramfs;
 

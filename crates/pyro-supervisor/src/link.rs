@@ -48,16 +48,23 @@ impl Link {
     /// Opens a conversation: greets, and skips everything until the greeting is answered.
     pub(crate) async fn call(stream: UnixStream, nonce: Nonce) -> Result<Self, LinkError> {
         let mut link = Self::new(stream);
-        link.outgoing.extend_from_slice(&Hello { version: VERSION, nonce }.to_bytes());
+        link.greet(nonce).await?;
+        Ok(link)
+    }
+
+    /// Begins a new conversation on the same line. What is left of the old one is skipped.
+    pub(crate) async fn greet(&mut self, nonce: Nonce) -> Result<(), LinkError> {
+        self.decoder = FrameDecoder::default();
+        self.outgoing.extend_from_slice(&Hello { version: VERSION, nonce }.to_bytes());
         let mut scanner = WelcomeScanner::new(nonce);
         loop {
-            let count = link.exchange().await?;
+            let count = self.exchange().await?;
             let found = scanner
-                .push(&link.read_buffer[..count])
+                .push(&self.read_buffer[..count])
                 .map_err(|source| LinkError::NoGreeting { source })?;
             if let Some(rest) = found {
-                link.decoder.push(&rest);
-                return Ok(link);
+                self.decoder.push(&rest);
+                return Ok(());
             }
         }
     }

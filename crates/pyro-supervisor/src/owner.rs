@@ -37,7 +37,8 @@ pub(crate) const POWER_OFF_GRACE: Duration = Duration::from_secs(20);
 /// than waits for any.
 const GUEST_BACKLOG_BYTES_MAX: usize = 16 << 20;
 
-type Launch = Pin<Box<dyn Future<Output = Result<Launched, LaunchError>> + Send>>;
+/// A machine on its way up.
+pub(crate) type Launch = Pin<Box<dyn Future<Output = Result<Launched, LaunchError>> + Send>>;
 
 /// Everything about one VM.
 struct Owner {
@@ -49,6 +50,8 @@ struct Owner {
     house: Option<House>,
     creator: ClientId,
     launch: Option<Launch>,
+    /// How the first machine comes up, where it was made ahead.
+    first_launch: Option<Launch>,
     phases: mpsc::UnboundedReceiver<LaunchPhase>,
     phase_sender: mpsc::UnboundedSender<LaunchPhase>,
     machine: Option<Vm>,
@@ -84,8 +87,14 @@ enum Event {
     Time,
 }
 
-/// Owns a VM for its whole life. Nothing of it is left when this returns.
-pub(crate) async fn own(spec: LaunchSpec, creator: Link, house: Option<House>) {
+/// Owns a VM for its whole life. Nothing of it is left when this returns. `first_launch` brings its first machine up,
+/// where that was made ahead.
+pub(crate) async fn own(
+    spec: LaunchSpec,
+    creator: Link,
+    house: Option<House>,
+    first_launch: Option<Launch>,
+) {
     let (phase_sender, phases) = mpsc::unbounded_channel();
     let mut clients = Clients::new();
     let creator = clients.admit(creator);
@@ -98,6 +107,7 @@ pub(crate) async fn own(spec: LaunchSpec, creator: Link, house: Option<House>) {
         house,
         creator,
         launch: None,
+        first_launch,
         phases,
         phase_sender,
         machine: None,
@@ -141,7 +151,7 @@ impl Owner {
     /// to start it, but has its template made now.
     async fn begin(&mut self) -> Option<End> {
         match &self.spec.lifetime {
-            Lifetime::Client => {
+            Lifetime::Client | Lifetime::Spare { .. } => {
                 let actions = self.lifecycle.asked(self.creator, Request::Start);
                 self.act(actions)
             }
@@ -395,6 +405,10 @@ impl Owner {
     }
 
     fn begin_launch(&mut self) {
+        if let Some(launch) = self.first_launch.take() {
+            self.launch = Some(launch);
+            return;
+        }
         let (spec, sender) = (Arc::clone(&self.spec), self.phase_sender.clone());
         // A disk that cannot be passed on is as good as none.
         let disk = self.disk.as_ref().and_then(|disk| disk.try_clone().ok());
@@ -505,7 +519,7 @@ impl Owner {
 
     /// Destroys what there is, and then tells everybody.
     async fn depart(mut self, end: End) {
-        self.launch = None;
+        (self.launch, self.first_launch) = (None, None);
         if let Some(vm) = self.machine.take() {
             destroy(vm).await;
         }

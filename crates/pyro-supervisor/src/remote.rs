@@ -12,7 +12,7 @@ use pyro_protocol::run::Command;
 use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
 
-use crate::client::{Answer, ClientError, Departures, Executable, Line, Run, Supervisor};
+use crate::client::{Answer, ClientError, Departures, Executable, Life, Line, Run, Supervisor};
 use crate::house::{LOCK, RECORD, SOCKET};
 
 /// For a guest to end its processes and write its disk, or to be destroyed after
@@ -32,7 +32,7 @@ pub async fn create(
     departures: &Departures,
     progress: impl FnMut(LaunchPhase),
 ) -> Result<(), ClientError> {
-    let mut supervisor = Supervisor::start_with(executable, Some(lock), departures).await?;
+    let mut supervisor = Supervisor::start_with(executable, Life::Own(lock), departures).await?;
     let line = supervisor.line();
     done(&line.ask(&ToSupervisor::Launch(Box::new(spec)), progress).await?)?;
     done(&line.ask(&ToSupervisor::Keep, |_| {}).await?)?;
@@ -53,12 +53,7 @@ impl Remote {
     pub async fn connect(directory: &Path) -> Result<Self, ClientError> {
         let unreachable =
             |source| ClientError::Unreachable { directory: directory.to_owned(), source };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(directory, flags, Mode::empty());
-        let opened = opened.map_err(|errno| unreachable(errno.into()))?;
-        // The kernel allows 107 bytes for the path of a socket, and this one is always shorter.
-        let path = format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd());
-        let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+        let stream = connect(directory, SOCKET).await.map_err(unreachable)?;
         Ok(Self { line: Line::call(stream).await? })
     }
 
@@ -98,7 +93,15 @@ impl Remote {
     }
 }
 
-fn done(answer: &Answer) -> Result<(), ClientError> {
+/// Connects to the socket of that name in `directory`.
+pub(crate) async fn connect(directory: &Path, name: &str) -> io::Result<UnixStream> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory, flags, Mode::empty())?;
+    // The kernel allows 107 bytes for the path of a socket, and this one is always shorter.
+    UnixStream::connect(format!("/proc/self/fd/{}/{name}", opened.as_raw_fd())).await
+}
+
+pub(crate) fn done(answer: &Answer) -> Result<(), ClientError> {
     match answer {
         Answer::Done => Ok(()),
         Answer::Ready(_) => Err(ClientError::UnexpectedMessage),

@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::house::House;
 use crate::link::{Link, LinkError};
+use crate::spare::wait::{self, Claimed, Terms};
 use crate::{owner, sys};
 
 /// The number under which a supervisor inherits its client's socket.
@@ -59,6 +60,15 @@ async fn serve_client(socket: OwnedFd) -> Result<(), LinkError> {
             .map_err(|_| LinkError::TooLate { deadline: LAUNCH_MESSAGE_DEADLINE })??;
     let house = match &spec.lifetime {
         Lifetime::Client => None,
+        Lifetime::Spare { directory, environment, warm_up, idle_max } => {
+            let terms = Terms {
+                directory: directory.clone(),
+                environment: environment.clone(),
+                warm_up: warm_up.clone(),
+                idle_max: *idle_max,
+            };
+            return serve_spare(spec, terms, client).await;
+        }
         Lifetime::Own { directory, record, needed } => {
             match open_house(directory, record, needed) {
                 Ok(house) => Some(house),
@@ -72,7 +82,19 @@ async fn serve_client(socket: OwnedFd) -> Result<(), LinkError> {
         }
     };
     // The owner's state is large, and moves once only.
-    Box::pin(owner::own(spec, client, house)).await;
+    Box::pin(owner::own(spec, client, house, None)).await;
+    Ok(())
+}
+
+async fn serve_spare(spec: LaunchSpec, terms: Terms, owner: Link) -> Result<(), LinkError> {
+    // Away from its owner's terminal, whose end is none of its claimer's.
+    rustix::process::setsid().map_err(|errno| LinkError::Broken { source: errno.into() })?;
+    let claimed = Box::pin(wait::serve(spec, terms, owner)).await;
+    if let Some(Claimed { spec, claimer, resume, owner }) = claimed {
+        Box::pin(owner::own(spec, claimer, None, Some(resume))).await;
+        // Only now: its owner makes the next one when this is closed.
+        drop(owner);
+    }
     Ok(())
 }
 

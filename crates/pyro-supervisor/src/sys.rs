@@ -1,8 +1,12 @@
-//! The only `unsafe` code of this crate: taking over an inherited descriptor.
+//! The only `unsafe` code of this crate: taking over an inherited descriptor, and watching one.
 
 #![allow(unsafe_code, reason = "this file is the place for it")]
 
+use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Takes over descriptor `number`, if it is an open socket. Call it once per number.
 pub(crate) fn inherited_socket(number: RawFd) -> Option<OwnedFd> {
@@ -22,4 +26,11 @@ pub(crate) fn inherited_file(number: RawFd) -> Option<OwnedFd> {
     // Or every program started later would hold it, too.
     rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC).ok()?;
     Some(file)
+}
+
+/// Has the runtime watch when a descriptor becomes readable.
+pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: it stays open, under the same number, for as long as it is owned.
+    let watched = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+    watched.map_err(io::Error::from)
 }

@@ -94,12 +94,18 @@ fn text(report: &DoctorReport) -> String {
         };
         line("    ", "", &format!("{:<18} {state}", environment.name));
     }
+    let spares = match (report.spares.count, report.spares.private_bytes >> 20) {
+        (0, _) => "none".to_owned(),
+        (count, mib) => format!("{count}, which have {mib} MiB for themselves"),
+    };
+    line(&pass, "spares", &spares);
     for leftover in &report.leftovers {
         let what = match leftover.kind {
             LeftoverKind::Vm => "a VM whose supervisor was killed",
             LeftoverKind::ControlGroup => "a control group whose supervisor was killed",
             LeftoverKind::Template => "a template whose maker was killed",
             LeftoverKind::Build => "a build that was killed",
+            LeftoverKind::Spare => "a spare whose supervisor was killed",
         };
         line(&note, "left over", &format!("{what}: {}", leftover.path.display()));
         line("    ", "", &format!("remedy: {}", leftover.remedy));

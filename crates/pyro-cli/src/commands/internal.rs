@@ -4,7 +4,10 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use pyro_core::{Accelerator, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE};
+use pyro_core::{
+    Accelerator, INTERNAL_KEEP_SPARES, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM,
+    INTERNAL_SUPERVISE,
+};
 
 use crate::terminal;
 
@@ -15,6 +18,8 @@ pub(crate) fn execute(words: &[OsString]) -> Option<ExitCode> {
     } else if words == INTERNAL_PROBE_KVM {
         let printed = terminal::print_json(&pyro_core::probe_kvm());
         Some(terminal::exit_code(printed, ExitCode::SUCCESS, 1))
+    } else if words == INTERNAL_KEEP_SPARES {
+        Some(keep_spares())
     } else if let [first, second, accelerator, qemu] = words
         && INTERNAL_PROBE_CONFINEMENT == [first, second]
     {
@@ -32,4 +37,11 @@ pub(crate) fn execute(words: &[OsString]) -> Option<ExitCode> {
     } else {
         None
     }
+}
+
+fn keep_spares() -> ExitCode {
+    let Ok(pyro) = super::pyro(None) else { return ExitCode::FAILURE };
+    let served =
+        super::block_on(async { pyro.serve_keeper(crate::interrupt::interrupted()).await });
+    if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -9,6 +9,7 @@ mod mcp;
 mod requests;
 mod run;
 mod vm;
+mod warm;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Vm(command) => vm::execute(command),
+        Command::Warm(arguments) => warm::execute(&arguments),
         Command::Environment(command) => environment::execute(command),
         Command::Mcp(command) => mcp::execute(command),
         Command::Doctor { output } => doctor::doctor(output),

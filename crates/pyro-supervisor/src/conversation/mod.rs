@@ -197,7 +197,9 @@ impl Conversation {
             | ToSupervisor::Known
             | ToSupervisor::StartVm
             | ToSupervisor::StopVm
-            | ToSupervisor::DeleteVm => Err(ClientFault::OutOfTurn),
+            | ToSupervisor::DeleteVm
+            | ToSupervisor::Claim(_)
+            | ToSupervisor::DescribeSpare => Err(ClientFault::OutOfTurn),
             ToSupervisor::Start { run, command, timeout } => {
                 if self.run_of_client(client, run).is_some() {
                     return Err(ClientFault::OutOfTurn);

@@ -420,7 +420,9 @@ impl Books {
                 | FromSupervisor::Progress(_)
                 | FromSupervisor::Ready(_)
                 | FromSupervisor::Done
-                | FromSupervisor::Failed(_)) => panic!("nobody asked for {message:?}"),
+                | FromSupervisor::Failed(_)
+                | FromSupervisor::Claimed
+                | FromSupervisor::Spare(_)) => panic!("nobody asked for {message:?}"),
             },
         }
     }

@@ -11,7 +11,7 @@ use pyro_protocol::handshake::VERSION;
 use pyro_qemu::machine;
 use sha2::{Digest, Sha256};
 
-use crate::initramfs::AGENT;
+use crate::initramfs::AGENT_DIGEST;
 
 /// The name of a template: 64 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) struct TemplateKey(String);
 /// Why the key cannot be told.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot look at `{}`", path.display())]
-pub(crate) struct KeyError {
+pub struct KeyError {
     path: PathBuf,
     source: io::Error,
 }
@@ -36,7 +36,7 @@ impl TemplateKey {
             hasher.update(format!("{name}:{}:{value}\n", value.len()));
         };
         add("format", &format!("{} {VERSION}", Self::FORMAT));
-        add("agent", &hex(&Sha256::digest(AGENT)));
+        add("agent", AGENT_DIGEST);
         add("environment", &spec.environment_digest);
         add("machine", &machine::fingerprint(spec.accelerator));
         add("qemu", &qemu_identity(&spec.qemu)?);
@@ -90,6 +90,6 @@ fn cpu_identity() -> Result<String, KeyError> {
     Ok(lines.collect::<Vec<_>>().join("\n"))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }

@@ -133,7 +133,7 @@ async fn run_to_end(vm: &mut Vm, run: RunId, shell: &str) -> Result<(), MakeErro
 }
 
 /// Leaves the guest alone for a while.
-async fn rest(vm: &mut Vm) {
+pub(crate) async fn rest(vm: &mut Vm) {
     tokio::select! {
         () = tokio::time::sleep(CALM) => {}
         never = vm.console.pump() => match never {},

@@ -1,0 +1,97 @@
+//! `pyro warm`.
+
+use std::process::ExitCode;
+
+use pyro_core::{
+    KeepRequest, KeeperInfo, MemoryMib, PyroError, SpareCount, SpareKind, SpareNetwork, SpareTime,
+    VcpuCount, WarmStatus, parse_environment,
+};
+
+use super::Ended;
+use crate::arguments::WarmArguments;
+use crate::progress::Display;
+use crate::terminal;
+
+pub(crate) fn execute(arguments: &WarmArguments) -> ExitCode {
+    let output = arguments.output;
+    if arguments.status {
+        let status = super::pyro(None).and_then(|pyro| super::block_on(pyro.warm_status()));
+        return super::show(output, status, status_text);
+    }
+    if arguments.stop {
+        let stopped = super::pyro(None).and_then(|pyro| super::block_on(pyro.stop_keepers())?);
+        return super::show(output, stopped, |stopped| match stopped.count {
+            0 => "nobody keeps spares\n".to_owned(),
+            count => format!("ended {count}\n"),
+        });
+    }
+    match warm(arguments) {
+        Ok(Ended::ByItself(kept)) => super::show(output, kept, |info| {
+            let minutes = whole_minutes(info);
+            format!("{} of {} for {minutes} minutes\n", spares(info.count), info.environment)
+        }),
+        Ok(Ended::BySignal(signal)) => super::ended_by_signal(signal, output.json),
+        Err(failure) => {
+            terminal::fail(&failure, output.json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Kept = Result<KeeperInfo, PyroError>;
+
+fn warm(arguments: &WarmArguments) -> Result<Ended<Kept>, PyroError> {
+    let environment = arguments.environment.as_deref().unwrap_or_default();
+    let kind = SpareKind {
+        environment: parse_environment(environment)?,
+        vcpu_count: VcpuCount::new(arguments.vcpu_count)?,
+        memory: MemoryMib::new(arguments.mem_mib)?,
+        network: if arguments.network { SpareNetwork::Present } else { SpareNetwork::Absent },
+    };
+    let time = arguments.time.map_or(Ok(SpareTime::DEFAULT), SpareTime::new)?;
+    let request = KeepRequest { kind, count: SpareCount::new(arguments.count)?, time };
+    let pyro = super::pyro(None)?;
+    let display = Display::new(arguments.output);
+    let step = |text: &str| display.show_text(text);
+    let work = async { pyro.start_keeper(&request, &step).await };
+    let ended = super::block_on(super::until_interrupted(&pyro, work));
+    display.clear();
+    ended
+}
+
+fn status_text(status: &WarmStatus) -> String {
+    let mut text = String::new();
+    for keeper in &status.keepers {
+        text += &format!(
+            "{}  keeps {} of {} for {} more minutes (process {})\n",
+            keeper.keeper_id,
+            spares(keeper.count),
+            keeper.environment,
+            whole_minutes(keeper),
+            keeper.pid
+        );
+    }
+    for spare in &status.spares {
+        text += &format!(
+            "{}  {}, {} vCPU, {} MiB{}: {} MiB for itself\n",
+            spare.id,
+            spare.environment,
+            spare.vcpu_count,
+            spare.mem_mib,
+            if spare.network_enabled { ", network" } else { "" },
+            spare.private_bytes >> 20
+        );
+    }
+    if text.is_empty() {
+        text = "no spares; `pyro warm ENVIRONMENT` makes some\n".to_owned();
+    }
+    text
+}
+
+fn spares(count: u8) -> String {
+    if count == 1 { "1 spare".to_owned() } else { format!("{count} spares") }
+}
+
+fn whole_minutes(keeper: &KeeperInfo) -> u64 {
+    keeper.time_left().as_secs().div_ceil(60)
+}

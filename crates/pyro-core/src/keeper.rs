@@ -1,0 +1,460 @@
+//! A process that does nothing but keep spares for a while, and how others find and end it.
+//!
+//! ```text
+//!   pyro warm ── starts, asks ──► pyro internal keep-spares        in a session of its own
+//!        ◄── steps, then Standing ─┘       │ serves  keepers/<id>
+//!        says Keep, and ends               ▼
+//!   pyro warm --status, --stop ── connect, ask
+//! ```
+//!
+//! Until its starter has said `Keep` the keeper ends with it, so that an interrupted `pyro warm` leaves nothing. What is
+//! said is one JSON object per line.
+
+use std::io::ErrorKind as IoErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use crate::config::{Config, INTERNAL_KEEP_SPARES};
+use crate::limits::{MemoryMib, SpareCount, SpareTime, VcpuCount};
+use crate::pyro::{Progress, Pyro};
+use crate::spares::{PoolEvent, SpareInfo, SpareKind, SpareNetwork, SparePool};
+use crate::step::Step;
+use crate::{ErrorKind, PyroError, environments, vm, vms};
+
+/// The longest line that is said here.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// For a keeper to say what it keeps.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// For a keeper to end its spares.
+const STOP_DEADLINE: Duration = Duration::from_mins(1);
+
+/// Spares to be kept by a process of their own.
+#[derive(Debug, Clone)]
+pub struct KeepRequest {
+    pub kind: SpareKind,
+    pub count: SpareCount,
+    pub time: SpareTime,
+}
+
+/// A process that keeps spares.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeeperInfo {
+    pub keeper_id: String,
+    pub pid: u32,
+    pub environment: String,
+    pub vcpu_count: u8,
+    pub mem_mib: u32,
+    pub network_enabled: bool,
+    pub count: u8,
+    /// Seconds since the epoch.
+    pub expires_at: f64,
+}
+
+impl KeeperInfo {
+    /// Until it ends.
+    pub fn time_left(&self) -> Duration {
+        let expires_at = Duration::try_from_secs_f64(self.expires_at).unwrap_or_default();
+        expires_at.saturating_sub(vms::since_epoch())
+    }
+}
+
+/// Who keeps spares, and which there are; those of servers and of Python programs are among them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WarmStatus {
+    pub keepers: Vec<KeeperInfo>,
+    pub spares: Vec<SpareInfo>,
+    /// What all spares together have in the host's memory for themselves.
+    pub private_bytes: u64,
+}
+
+/// Which keepers were ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoppedKeepers {
+    pub stopped_keeper_ids: Vec<String>,
+    pub count: usize,
+}
+
+/// As it crosses to the keeper.
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {
+    environment: String,
+    vcpu_count: u8,
+    mem_mib: u32,
+    network: bool,
+    count: u8,
+    time: Duration,
+}
+
+/// What a keeper says to its starter.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FromKeeper {
+    Step(String),
+    /// All spares stand.
+    Standing(KeeperInfo),
+    Failed(PyroError),
+}
+
+/// What is said to a keeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ToKeeper {
+    Keep,
+    Describe,
+    Stop,
+}
+
+/// One end of what is said.
+#[derive(Debug)]
+struct Talk(BufReader<UnixStream>);
+
+impl Talk {
+    async fn say<T: Serialize>(&mut self, message: &T) -> std::io::Result<()> {
+        let line = serde_json::to_string(message).map_err(std::io::Error::other)?;
+        self.0.get_mut().write_all(format!("{line}\n").as_bytes()).await
+    }
+
+    /// `None` at the end, and for what is none of these messages.
+    async fn hear<T: DeserializeOwned>(&mut self) -> Option<T> {
+        let mut line = Vec::new();
+        (&mut self.0).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await.ok()?;
+        serde_json::from_slice(&line).ok()
+    }
+}
+
+/// Starts a keeper, and returns when its spares stand. When the future is dropped before, the keeper ends.
+pub(crate) async fn start(
+    config: &Config,
+    request: &KeepRequest,
+    step: &(dyn Fn(&str) + Send + Sync),
+) -> Result<KeeperInfo, PyroError> {
+    let cannot_start = |error: std::io::Error| {
+        PyroError::from_error(ErrorKind::Internal, &error)
+            .context("cannot start the process that keeps spares")
+    };
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(cannot_start)?;
+    ours.set_nonblocking(true).map_err(cannot_start)?;
+    let [first, second] = INTERNAL_KEEP_SPARES;
+    let child = tokio::process::Command::new(&config.pyro)
+        .args([first, second])
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(cannot_start)?;
+    let mut talk = Talk(BufReader::new(UnixStream::from_std(ours).map_err(cannot_start)?));
+    let order = Order {
+        environment: request.kind.environment.as_str().to_owned(),
+        vcpu_count: request.kind.vcpu_count.get(),
+        mem_mib: request.kind.memory.get(),
+        network: request.kind.network == SpareNetwork::Present,
+        count: request.count.get(),
+        time: request.time.get(),
+    };
+    talk.say(&order).await.map_err(cannot_start)?;
+    loop {
+        match talk.hear().await {
+            Some(FromKeeper::Step(text)) => step(&text),
+            Some(FromKeeper::Standing(info)) => {
+                talk.say(&ToKeeper::Keep).await.map_err(cannot_start)?;
+                // The runtime collects it if it ends before this process does.
+                drop(child);
+                return Ok(info);
+            }
+            Some(FromKeeper::Failed(failure)) => return Err(failure),
+            None => {
+                let text = "the process that keeps spares ended before they stood";
+                return Err(PyroError::new(ErrorKind::VmStartFailed, text));
+            }
+        }
+    }
+}
+
+/// Is a keeper, for the starter at the other end of standard input, until its time is over or `interrupted` comes.
+/// Nothing of its spares is left when this returns.
+pub(crate) async fn serve(pyro: &Pyro, interrupted: impl Future<Output = i32>) {
+    let Some(mut starter) = starter() else { return };
+    let Some(order) = starter.hear::<Order>().await else { return };
+    let kept = async {
+        let (kind, count) = order.parse()?;
+        keep(pyro, &mut starter, &order, kind, count).await
+    };
+    let kept = tokio::select! {
+        kept = kept => kept,
+        _ = interrupted => Ok(None),
+    };
+    pyro.settle().await;
+    match kept {
+        // Whoever asked for the end sees it now.
+        Ok(asker) => drop(asker),
+        // One that has left need not be told.
+        Err(failure) => {
+            starter.say(&FromKeeper::Failed(failure)).await.ok();
+        }
+    }
+}
+
+fn starter() -> Option<Talk> {
+    // Away from its starter's terminal, whose end is none of the keeper's.
+    rustix::process::setsid().ok()?;
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
+    let socket = std::os::unix::net::UnixStream::from(socket);
+    socket.set_nonblocking(true).ok()?;
+    Some(Talk(BufReader::new(UnixStream::from_std(socket).ok()?)))
+}
+
+impl Order {
+    fn parse(&self) -> Result<(SpareKind, SpareCount), PyroError> {
+        let kind = SpareKind {
+            environment: environments::parse_environment(&self.environment)?,
+            vcpu_count: VcpuCount::new(self.vcpu_count.into())?,
+            memory: MemoryMib::new(self.mem_mib.into())?,
+            network: if self.network { SpareNetwork::Present } else { SpareNetwork::Absent },
+        };
+        Ok((kind, SpareCount::new(self.count.into())?))
+    }
+}
+
+/// Keeps spares until its time is over, or somebody ends it; gives the connection of who asked for that. Its spares are
+/// on their way out when this returns.
+async fn keep(
+    pyro: &Pyro,
+    starter: &mut Talk,
+    order: &Order,
+    kind: SpareKind,
+    count: SpareCount,
+) -> Result<Option<Talk>, PyroError> {
+    let id = vm::new_id()?;
+    let info = KeeperInfo {
+        keeper_id: id.clone(),
+        pid: std::process::id(),
+        environment: order.environment.clone(),
+        vcpu_count: order.vcpu_count,
+        mem_mib: order.mem_mib,
+        network_enabled: order.network,
+        count: order.count,
+        expires_at: (vms::since_epoch() + order.time).as_secs_f64(),
+    };
+    let (said, mut heard) = mpsc::unbounded_channel();
+    let event = |event: PoolEvent| {
+        // The receiver lives as long as this.
+        said.send(Heard::Event(event)).ok();
+    };
+    let progress = |progress: Progress| {
+        said.send(Heard::Step(progress)).ok();
+    };
+    let pool = SparePool::new(count);
+    pool.want(kind);
+    let mut pool = pin!(pool.keep(pyro, order.time, &event, &progress));
+    let mut time_over = pin!(tokio::time::sleep(order.time));
+    let mut standing = 0;
+    while standing < count.get() {
+        let next = tokio::select! {
+            biased;
+            Some(next) = heard.recv() => next,
+            // It has nothing to say before.
+            _ = starter.hear::<ToKeeper>() => return Ok(None),
+            () = &mut time_over => return Ok(None),
+            never = &mut pool => match never {},
+        };
+        match next {
+            Heard::Event(PoolEvent::Made) => standing += 1,
+            Heard::Event(PoolEvent::Failed(failure)) => return Err(failure),
+            Heard::Event(PoolEvent::ShortOfMemory) => return Err(short_of_memory()),
+            Heard::Step(progress) => {
+                if let Some(text) = Step::text_of(&progress)
+                    && starter.say(&FromKeeper::Step(text)).await.is_err()
+                {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+    let post = Post::open(&pyro.config().keepers_directory(), &id)?;
+    if starter.say(&FromKeeper::Standing(info.clone())).await.is_err()
+        || starter.hear().await != Some(ToKeeper::Keep)
+    {
+        return Ok(None);
+    }
+    // Nobody is told any more.
+    drop(heard);
+    Ok(tokio::select! {
+        never = &mut pool => match never {},
+        () = time_over => None,
+        asker = post.serve(&info) => Some(asker),
+    })
+}
+
+/// What comes from the pool.
+enum Heard {
+    Event(PoolEvent),
+    Step(Progress),
+}
+
+fn short_of_memory() -> PyroError {
+    PyroError::new(ErrorKind::HostUnsupported, "there is too little memory for spares")
+        .hint("end other programs, or keep fewer spares")
+}
+
+/// Where a keeper is found: a socket, which refuses connections from when the keeper is gone.
+#[derive(Debug)]
+struct Post {
+    socket: PathBuf,
+    listener: UnixListener,
+}
+
+impl Post {
+    fn open(keepers: &Path, id: &str) -> Result<Self, PyroError> {
+        let unusable = |error: std::io::Error| {
+            PyroError::from_error(ErrorKind::Internal, &error)
+                .context("cannot let others find the process that keeps spares")
+        };
+        let socket = keepers.join(id);
+        let unfinished = keepers.join(format!(".{id}"));
+        // For this user only.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(keepers);
+        made.map_err(unusable)?;
+        let listener =
+            short(keepers, &format!(".{id}"), |path| UnixListener::bind(path)).map_err(unusable)?;
+        // Under its name only when it listens: one that refuses is taken for a dead one's.
+        fs_err::rename(&unfinished, &socket).map_err(unusable)?;
+        Ok(Self { socket, listener })
+    }
+
+    /// Answers whoever asks, until somebody asks for the end. Gives that one's connection, whose end tells it that
+    /// nothing is left.
+    async fn serve(&self, info: &KeeperInfo) -> Talk {
+        loop {
+            let Ok((stream, _)) = self.listener.accept().await else {
+                // Too many open files, for instance.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            if !is_of_this_user(&stream) {
+                continue;
+            }
+            let mut talk = Talk(BufReader::new(stream));
+            let asked = tokio::time::timeout(ANSWER_DEADLINE, async {
+                let asked = talk.hear::<ToKeeper>().await?;
+                if asked == ToKeeper::Describe {
+                    talk.say(info).await.ok()?;
+                }
+                Some(asked)
+            });
+            if let Ok(Some(ToKeeper::Stop)) = asked.await {
+                return talk;
+            }
+        }
+    }
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by whoever looks next.
+        fs_err::remove_file(&self.socket).ok();
+    }
+}
+
+/// Every keeper of this user, by their ids. Sockets of those that were killed are removed.
+pub(crate) async fn list(config: &Config) -> Vec<KeeperInfo> {
+    let mut keepers = Vec::new();
+    for name in names(&config.keepers_directory()) {
+        let asked = async {
+            let mut talk = reach(config, &name).await?;
+            talk.say(&ToKeeper::Describe).await.ok()?;
+            talk.hear::<KeeperInfo>().await
+        };
+        keepers.extend(tokio::time::timeout(ANSWER_DEADLINE, asked).await.ok().flatten());
+    }
+    keepers
+}
+
+/// Ends every keeper of this user, and waits until nothing of their spares is left.
+pub(crate) async fn stop(config: &Config) -> Result<StoppedKeepers, PyroError> {
+    let mut stopped_keeper_ids = Vec::new();
+    for name in names(&config.keepers_directory()) {
+        let Some(mut talk) = reach(config, &name).await else { continue };
+        let stopped = async {
+            talk.say(&ToKeeper::Stop).await.ok();
+            // It says nothing more, but closes the connection when it is done.
+            talk.hear::<ToKeeper>().await
+        };
+        if tokio::time::timeout(STOP_DEADLINE, stopped).await.is_err() {
+            let seconds = STOP_DEADLINE.as_secs();
+            let text =
+                format!("the process that keeps spares did not end within {seconds} seconds");
+            return Err(PyroError::new(ErrorKind::Internal, text).hint(
+                "`pyro warm --status` shows its number: kill it, and its spares go with it",
+            ));
+        }
+        stopped_keeper_ids.push(name);
+    }
+    Ok(StoppedKeepers { count: stopped_keeper_ids.len(), stopped_keeper_ids })
+}
+
+/// The sockets of keepers that were killed. Nothing is removed.
+pub(crate) fn abandoned(config: &Config) -> Vec<PathBuf> {
+    let directory = config.keepers_directory();
+    let is_dead = |name: &String| {
+        let connected =
+            short(&directory, name, |path| std::os::unix::net::UnixStream::connect(path));
+        connected.is_err_and(|error| error.kind() == IoErrorKind::ConnectionRefused)
+    };
+    names(&directory).into_iter().filter(is_dead).map(|name| directory.join(name)).collect()
+}
+
+/// Connects to a keeper. The socket of one that was killed is removed.
+async fn reach(config: &Config, name: &str) -> Option<Talk> {
+    let directory = config.keepers_directory();
+    let connected =
+        match short(&directory, name, |path| std::os::unix::net::UnixStream::connect(path)) {
+            Ok(stream) => stream,
+            Err(error) => {
+                if error.kind() == IoErrorKind::ConnectionRefused {
+                    fs_err::remove_file(directory.join(name)).ok();
+                }
+                return None;
+            }
+        };
+    connected.set_nonblocking(true).ok()?;
+    let stream = UnixStream::from_std(connected).ok()?;
+    is_of_this_user(&stream).then(|| Talk(BufReader::new(stream)))
+}
+
+fn is_of_this_user(stream: &UnixStream) -> bool {
+    socket_peercred(stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+}
+
+/// Does something with a path in `directory` that is short enough for a socket: the kernel allows 107 bytes.
+fn short<T>(
+    directory: &Path,
+    name: &str,
+    with: impl FnOnce(&str) -> std::io::Result<T>,
+) -> std::io::Result<T> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory, flags, Mode::empty())?;
+    with(&format!("/proc/self/fd/{}/{name}", opened.as_raw_fd()))
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs_err::read_dir(directory) else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,229 @@
+//! The other sides of a spare: who has it made and owns it, and who claims it.
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pyro_protocol::client::{
+    Claim, FromSupervisor, LaunchPhase, LaunchReport, LaunchSpec, ToSupervisor,
+};
+use pyro_protocol::record::SpareRecord;
+use rustix::net::sockopt::socket_peercred;
+
+use super::key::SpareKey;
+use super::wait::RESUME_DEADLINE;
+use crate::client::{Answer, ClientError, Departures, Executable, Life, Line, Supervisor};
+use crate::departures::Pidfd;
+use crate::link::LinkError;
+use crate::remote::{connect, done};
+pub use crate::template::key::KeyError;
+
+/// From a connection to a greeting. A spare has nothing else to do; one that takes longer is worse than none.
+const GREETING_DEADLINE: Duration = Duration::from_secs(2);
+
+/// From the claim to its answer.
+const CLAIM_DEADLINE: Duration = Duration::from_secs(15);
+const _: () = assert!(CLAIM_DEADLINE.as_secs() > RESUME_DEADLINE.as_secs());
+
+/// For a spare to say what it is.
+const DESCRIPTION_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Spares that are looked at in one place, by whoever claims one or lists them: more than fit into a host.
+const SPARES_MAX: usize = 256;
+
+/// A spare, from its owner's side. When it is dropped the spare goes, unless it was claimed.
+#[derive(Debug)]
+pub struct OwnedSpare {
+    /// Taken where its end is the claimer's affair.
+    supervisor: Option<Supervisor>,
+    is_claimed: bool,
+}
+
+/// What becomes of a spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpareEvent {
+    /// It is somebody's VM now; its end follows.
+    Claimed,
+    /// It, or the VM that it became, is gone.
+    Gone,
+}
+
+impl OwnedSpare {
+    /// Makes a spare, as specified, and returns when it can be claimed. When the future is dropped before, nothing is
+    /// left, a few milliseconds later.
+    pub async fn make(
+        executable: &Executable,
+        spec: LaunchSpec,
+        departures: &Departures,
+        progress: impl FnMut(LaunchPhase),
+    ) -> Result<Self, ClientError> {
+        let mut supervisor = Supervisor::start_with(executable, Life::Spare, departures).await?;
+        let launch = ToSupervisor::Launch(Box::new(spec));
+        done(&supervisor.line().ask(&launch, progress).await?)?;
+        Ok(Self { supervisor: Some(supervisor), is_claimed: false })
+    }
+
+    /// Waits for what happens to it. Cancel-safe.
+    pub async fn next_event(&mut self) -> SpareEvent {
+        let Some(supervisor) = &mut self.supervisor else { return SpareEvent::Gone };
+        match supervisor.line().next_message().await {
+            Ok(FromSupervisor::Claimed) => {
+                self.is_claimed = true;
+                SpareEvent::Claimed
+            }
+            Ok(_) | Err(_) => SpareEvent::Gone,
+        }
+    }
+
+    /// Waits for its supervisor, which is gone, or has been told to go by this.
+    pub async fn end(mut self) -> io::Result<()> {
+        match self.supervisor.take() {
+            Some(supervisor) => supervisor.end().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for OwnedSpare {
+    fn drop(&mut self) {
+        if let Some(supervisor) = self.supervisor.take().filter(|_| self.is_claimed) {
+            supervisor.release();
+        }
+    }
+}
+
+/// Claims a spare for a VM as specified, from below the directory `spares`. `None` where there is none, or none that
+/// could be had.
+pub async fn claim(
+    spares: &Path,
+    spec: &LaunchSpec,
+    departures: &Departures,
+) -> Result<Option<(Supervisor, LaunchReport)>, KeyError> {
+    // Most hosts have none, and need not find out which they would want.
+    if !spares.exists() {
+        return Ok(None);
+    }
+    let Some(key) = SpareKey::of(spec)? else { return Ok(None) };
+    let directory = spares.join(key.as_str());
+    let mut names = names(&directory);
+    // One that is being made.
+    names.retain(|name| !name.starts_with('.'));
+    // Claimers that come at the same time should not all ask the same ones first.
+    let start = usize::from_str_radix(&spec.vm_id, 16).unwrap_or(0) % names.len().max(1);
+    names.rotate_left(start);
+    let claim = Claim {
+        vm_id: spec.vm_id.clone(),
+        time_to_live: spec.time_to_live,
+        network: spec.network.clone(),
+        guest_files: spec.guest_files.clone(),
+    };
+    for name in names {
+        match claim_one(&directory, &name, &claim, departures).await {
+            Ok(claimed) => return Ok(Some(claimed)),
+            Err(NotClaimed::Gone) => {}
+            Err(NotClaimed::Refused) => break,
+        }
+    }
+    Ok(None)
+}
+
+/// Why a claim came to nothing.
+#[derive(Debug)]
+enum NotClaimed {
+    /// Somebody was faster, or its supervisor is gone: the next one may be there.
+    Gone,
+    /// It cannot be had like this, or not in time. What it takes to ask the next one is better spent on a clone.
+    Refused,
+}
+
+async fn claim_one(
+    directory: &Path,
+    name: &str,
+    claim: &Claim,
+    departures: &Departures,
+) -> Result<(Supervisor, LaunchReport), NotClaimed> {
+    let (mut line, process) = reach(directory, name).await?;
+    let claim = ToSupervisor::Claim(Box::new(claim.clone()));
+    let answer = tokio::time::timeout(CLAIM_DEADLINE, line.ask(&claim, |_| {})).await;
+    match answer {
+        Ok(Ok(Answer::Ready(report))) => {
+            Ok((Supervisor::taken_over(line, process, departures), report))
+        }
+        Ok(Err(ClientError::NoConversation { source: LinkError::Closed })) => Err(NotClaimed::Gone),
+        Ok(Ok(Answer::Done) | Err(_)) | Err(_) => Err(NotClaimed::Refused),
+    }
+}
+
+/// The supervisor of the spare of that name. A name that no supervisor has any more is removed.
+async fn reach(directory: &Path, name: &str) -> Result<(Line, Pidfd), NotClaimed> {
+    let stream = match connect(directory, name).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            if error.kind() == ErrorKind::ConnectionRefused {
+                fs_err::remove_file(directory.join(name)).ok();
+            }
+            return Err(NotClaimed::Gone);
+        }
+    };
+    // Those who listened, or none in another pid namespace, whose end could not be waited for. It is this very
+    // process as long as it goes on talking.
+    let peer = socket_peercred(&stream).map_err(|_| NotClaimed::Gone)?;
+    if peer.uid != rustix::process::geteuid() {
+        return Err(NotClaimed::Gone);
+    }
+    let process = Pidfd::open(peer.pid).map_err(|_| NotClaimed::Gone)?;
+    match tokio::time::timeout(GREETING_DEADLINE, Line::call(stream)).await {
+        Ok(Ok(line)) => Ok((line, process)),
+        // It was claimed at this moment.
+        Ok(Err(ClientError::NoConversation { source: LinkError::Closed })) => Err(NotClaimed::Gone),
+        Ok(Err(_)) | Err(_) => Err(NotClaimed::Refused),
+    }
+}
+
+/// All spares below `spares` that say what they are, oldest first. Sockets of supervisors that were killed are removed.
+pub async fn list(spares: &Path) -> Vec<SpareRecord> {
+    let mut records = Vec::new();
+    for key in names(spares) {
+        let directory = spares.join(key);
+        for name in names(&directory) {
+            let Ok((mut line, _)) = reach(&directory, &name).await else { continue };
+            let described = async {
+                line.say(&ToSupervisor::DescribeSpare).await.ok()?;
+                match line.next_message().await {
+                    Ok(FromSupervisor::Spare(record)) => Some(*record),
+                    Ok(_) | Err(_) => None,
+                }
+            };
+            let described = tokio::time::timeout(DESCRIPTION_DEADLINE, described).await;
+            records.extend(described.ok().flatten());
+        }
+        // It fails while there are spares of this key.
+        rustix::fs::rmdir(&directory).ok();
+    }
+    records.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
+    records
+}
+
+/// The sockets below `spares` that nobody listens at: those of supervisors that were killed. Nothing is removed.
+pub async fn abandoned(spares: &Path) -> Vec<PathBuf> {
+    let mut abandoned = Vec::new();
+    for key in names(spares) {
+        let directory = spares.join(key);
+        for name in names(&directory) {
+            let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
+            if connect(&directory, &name).await.is_err_and(refused) {
+                abandoned.push(directory.join(name));
+            }
+        }
+    }
+    abandoned
+}
+
+/// What lies in a directory, in order; nothing where there is none.
+fn names(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs_err::read_dir(directory) else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<_> = names.take(SPARES_MAX).collect();
+    names.sort();
+    names
+}
