@@ -81,7 +81,7 @@ class ConfinementReport(TypedDict):
 class Leftover(TypedDict):
     """What a killed process has left. It does no harm."""
 
-    kind: Literal["vm", "control_group", "template", "build"]
+    kind: Literal["vm", "control_group", "template", "build", "spare"]
     path: str
     remedy: str
 
@@ -132,6 +132,14 @@ class RuntimeReport(TypedDict):
     environments: list[Environment]
 
 
+class SparesReport(TypedDict):
+    """Which spares there are, and what they cost."""
+
+    count: int
+    private_bytes: int
+    """What they have in the host's memory for themselves."""
+
+
 class DoctorReport(TypedDict):
     """The state of this host."""
 
@@ -141,6 +149,7 @@ class DoctorReport(TypedDict):
     issues: list[str]
     """What is wrong, each with its remedy."""
     leftovers: list[Leftover]
+    spares: SparesReport
     kvm: KVMReport
     confinement: ConfinementReport | None
     networking: NetworkingReport
@@ -248,7 +257,7 @@ class _Outcome(TypedDict):
 class RunOutcome(_Outcome):
     """What became of a command that had a VM to itself."""
 
-    vm_start: Literal["restored", "booted"] | None
+    vm_start: Literal["restored", "booted", "spare"] | None
     restore_failure: str | None
 
 

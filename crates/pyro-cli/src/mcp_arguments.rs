@@ -56,6 +56,9 @@ pub(crate) struct ServeArguments {
     /// The tools that are offered
     #[arg(long, value_enum, default_value_t = ProfileChoice::Full)]
     pub(crate) profile: ProfileChoice,
+    /// Keep this many VMs ready, of the kind that the last run had (1 to 16); see `pyro warm --help`
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole_number)]
+    pub(crate) spares: Option<i64>,
     #[command(flatten)]
     pub(crate) pins: PinArguments,
     #[command(flatten)]

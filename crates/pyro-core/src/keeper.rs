@@ -374,7 +374,7 @@ pub(crate) async fn list(config: &Config) -> Vec<KeeperInfo> {
     let mut keepers = Vec::new();
     for name in names(&config.keepers_directory()) {
         let asked = async {
-            let mut talk = reach(config, &name).await?;
+            let mut talk = reach(config, &name)?;
             talk.say(&ToKeeper::Describe).await.ok()?;
             talk.hear::<KeeperInfo>().await
         };
@@ -387,7 +387,7 @@ pub(crate) async fn list(config: &Config) -> Vec<KeeperInfo> {
 pub(crate) async fn stop(config: &Config) -> Result<StoppedKeepers, PyroError> {
     let mut stopped_keeper_ids = Vec::new();
     for name in names(&config.keepers_directory()) {
-        let Some(mut talk) = reach(config, &name).await else { continue };
+        let Some(mut talk) = reach(config, &name) else { continue };
         let stopped = async {
             talk.say(&ToKeeper::Stop).await.ok();
             // It says nothing more, but closes the connection when it is done.
@@ -418,7 +418,7 @@ pub(crate) fn abandoned(config: &Config) -> Vec<PathBuf> {
 }
 
 /// Connects to a keeper. The socket of one that was killed is removed.
-async fn reach(config: &Config, name: &str) -> Option<Talk> {
+fn reach(config: &Config, name: &str) -> Option<Talk> {
     let directory = config.keepers_directory();
     let connected =
         match short(&directory, name, |path| std::os::unix::net::UnixStream::connect(path)) {

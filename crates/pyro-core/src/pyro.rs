@@ -1,5 +1,6 @@
 //! [`Pyro`], the one value a surface holds.
 
+use std::convert::Infallible;
 use std::io::Read;
 
 use pyro_environments::{EnvironmentLease, EnvironmentName, InstalledEnvironment, Store};
@@ -14,12 +15,12 @@ use crate::exec::ExecRequest;
 use crate::files::{self, FileRequest};
 use crate::keeper::{self, KeepRequest, KeeperInfo, StoppedKeepers, WarmStatus};
 use crate::lifecycle::{self, CreateRequest, ReapReport, VmExecOutcome, VmInfo, VmList};
-use crate::limits::{FileBytesMax, VmId};
+use crate::limits::{FileBytesMax, SpareCount, SpareTime, VmId};
 use crate::logs::{self, LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog};
 use crate::network;
 use crate::network::report::NetworkInfo;
 use crate::run::{self, Cleanup, RunOutcome, RunRequest};
-use crate::spares;
+use crate::spares::{self, SpareKind, SparePool};
 use crate::streams::Streams;
 use crate::vm::{self, Vm, VmRequest};
 use crate::{
@@ -49,12 +50,42 @@ pub struct Pyro {
     config: Config,
     store: Store,
     departures: Departures,
+    pool: Option<SparePool>,
 }
 
 impl Pyro {
     pub fn new(config: Config) -> Self {
         let store = Store::at(&config.cache_dir);
-        Self { config, store, departures: Departures::default() }
+        Self { config, store, departures: Departures::default(), pool: None }
+    }
+
+    /// The same, with other settings.
+    #[must_use]
+    pub fn with_config(self, config: Config) -> Self {
+        Self { pool: self.pool, ..Self::new(config) }
+    }
+
+    /// The same, which has that many spares of what it was asked for last, as long as somebody waits for
+    /// [`keep_spares`](Self::keep_spares).
+    #[must_use]
+    pub fn with_spares(self, count: SpareCount) -> Self {
+        Self { pool: Some(SparePool::new(count)), ..self }
+    }
+
+    /// Keeps its spares, each until it was idle for 30 minutes. Never ends by itself. When the future is dropped they
+    /// go, a few milliseconds later: see [`settle`](Self::settle).
+    pub async fn keep_spares(&self) -> Infallible {
+        match &self.pool {
+            Some(pool) => pool.keep(self, SpareTime::DEFAULT.get(), &|_| {}, &|_| {}).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Has spares for VMs like this one, if it keeps any.
+    pub(crate) fn want_spares(&self, request: &VmRequest) {
+        if let Some(pool) = &self.pool {
+            pool.want(SpareKind::of(request));
+        }
     }
 
     pub fn config(&self) -> &Config {

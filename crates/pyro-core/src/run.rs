@@ -56,7 +56,10 @@ pub(crate) async fn run(
         Ok(vm) => {
             vm_start = Some(vm.start());
             restore_failure = vm.restore_failure().map(Failure::one_line);
-            run_in(vm, request.exec, streams).await?
+            let outcome = run_in(vm, request.exec, streams).await;
+            // Not before: they would be made beside the command's work.
+            pyro.want_spares(&request.vm);
+            outcome?
         }
         Err(failure) if request.host_compat == HostCompat::Allowed && means_no_vm(&failure) => {
             progress(Progress::HostCompat { reason: failure });

@@ -322,7 +322,7 @@ impl Keeper<'_> {
 async fn changed(wanted: &mut watch::Receiver<Wanted>) {
     if wanted.changed().await.is_err() {
         // The pool lives as long as those who keep its spares.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

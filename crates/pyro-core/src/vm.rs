@@ -182,21 +182,21 @@ pub(crate) async fn launch(
     let spec = specify(config, environment, request).await?;
     let (id, accelerator) = (spec.vm_id.clone(), spec.accelerator);
     let policies = spec.network.as_ref().map(|network| network.policies.clone());
-    let (supervisor, report) = match spares::claim(config, &spec, departures).await {
-        Some(claimed) => claimed,
-        None => {
-            // Until the supervisor has opened the files.
-            let lease = lease(store, environment)?;
-            let executable = config.executable(INTERNAL_SUPERVISE);
-            let mut supervisor =
-                Supervisor::start(&executable, departures).await.map_err(client_failure)?;
-            let report = supervisor
-                .launch(spec, |phase| progress(Progress::Launch(phase)))
-                .await
-                .map_err(client_failure)?;
-            drop(lease);
-            (supervisor, report)
-        }
+    let claimed = spares::claim(config, &spec, departures).await;
+    let (supervisor, report) = if let Some(claimed) = claimed {
+        claimed
+    } else {
+        // Until the supervisor has opened the files.
+        let lease = lease(store, environment)?;
+        let executable = config.executable(INTERNAL_SUPERVISE);
+        let mut supervisor =
+            Supervisor::start(&executable, departures).await.map_err(client_failure)?;
+        let report = supervisor
+            .launch(spec, |phase| progress(Progress::Launch(phase)))
+            .await
+            .map_err(client_failure)?;
+        drop(lease);
+        (supervisor, report)
     };
     let start = report.start.clone();
     progress(Progress::VmReady { vm_id: id.clone(), accelerator, report });

@@ -186,7 +186,7 @@ pub(crate) fn output(tool: Tool) -> Arc<JsonObject> {
             merged(&[
                 executed(),
                 json!({
-                    "vm_start": { "enum": ["restored", "booted", null] },
+                    "vm_start": { "enum": ["restored", "booted", "spare", null] },
                     "restore_failure": optional("string"),
                 }),
             ]),

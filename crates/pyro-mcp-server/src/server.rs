@@ -1,5 +1,6 @@
 //! The server: what it is made of, one connection over byte streams, and one call from its arrival to its answer.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,7 +73,7 @@ impl Server {
         let pyro = match pins.active_vms_max {
             Some(max) => {
                 config.active_vms_max = max;
-                Pyro::new(config)
+                pyro.with_config(config)
             }
             None => pyro,
         };
@@ -125,6 +126,11 @@ impl Server {
         closing.cancelled().await;
         service.close_with_timeout(CALLS_END_DEADLINE).await.ok();
         Ok(())
+    }
+
+    /// Keeps the spares of its core, if that is to have any. Never ends by itself; when the future is dropped they go.
+    pub async fn keep_spares(&self) -> Infallible {
+        self.0.pyro.keep_spares().await
     }
 
     /// Ends every connection and every call, soon.

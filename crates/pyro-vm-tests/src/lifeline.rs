@@ -106,6 +106,11 @@ impl Process {
         kill_process(self.pid, Signal::KILL).unwrap();
     }
 
+    /// Sends SIGSTOP: it lives, and does nothing.
+    pub fn stop(&self) {
+        kill_process(self.pid, Signal::STOP).unwrap();
+    }
+
     /// Sends SIGKILL to a process that may have ended; false if it has.
     pub fn kill_if_there(&self) -> bool {
         let Ok(pidfd) = pidfd_open(self.pid, PidfdFlags::empty()) else { return false };

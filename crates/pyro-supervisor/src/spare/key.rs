@@ -48,7 +48,7 @@ mod tests {
             vm_id: "0123456789ab".to_owned(),
             vcpu_count: 1,
             memory_mib: 1024,
-            time_to_live: Duration::from_secs(60),
+            time_to_live: Duration::from_mins(1),
             lifetime: Lifetime::Client,
             accelerator: Accelerator::Tcg,
             confinement: Confinement {
@@ -80,7 +80,7 @@ mod tests {
         let of_one = key(&LaunchSpec { network: network(1), ..spec() });
         let other = LaunchSpec {
             vm_id: "ba9876543210".to_owned(),
-            time_to_live: Duration::from_secs(3600),
+            time_to_live: Duration::from_hours(1),
             network: network(2),
             ..spec()
         };

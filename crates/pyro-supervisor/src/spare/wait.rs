@@ -70,7 +70,7 @@ struct Belongings {
 
 /// Makes a spare and has it wait. `None` when it is gone without a claim, and nothing of it is left.
 pub(crate) async fn serve(spec: LaunchSpec, terms: Terms, mut owner: Link) -> Option<Claimed> {
-    let spare = match made(&spec, &terms.warm_up, &mut owner).await? {
+    let spare = match Box::pin(made(&spec, &terms.warm_up, &mut owner)).await? {
         Ok(spare) => spare,
         Err(error) => return refuse(owner, error.into_failure()).await,
     };

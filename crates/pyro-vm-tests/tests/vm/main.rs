@@ -48,6 +48,8 @@ mod confinement;
 
 mod templates;
 
+mod spares;
+
 mod host_compat;
 
 mod accelerator;

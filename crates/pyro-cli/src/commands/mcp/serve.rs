@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use pyro_core::{
-    ActiveVmsMax, ErrorKind, HostCompat, MemoryMib, PinOptions, PyroError, TimeToLive, Timeout,
-    VcpuCount, parse_environment,
+    ActiveVmsMax, ErrorKind, HostCompat, MemoryMib, PinOptions, PyroError, SpareCount, TimeToLive,
+    Timeout, VcpuCount, parse_environment,
 };
 use pyro_mcp_server::http::{BearerToken, HttpServer, HttpSettings, TokenError};
 use pyro_mcp_server::{Pins, Profile, Server};
@@ -21,7 +21,11 @@ const PORT_DEFAULT: u16 = 8765;
 
 pub(super) fn serve(arguments: &ServeArguments) -> Result<ExitCode, PyroError> {
     let pins = check(arguments)?;
-    let pyro = super::super::pyro(Some(&arguments.archive))?;
+    let spares = arguments.spares.map(SpareCount::new).transpose()?;
+    let mut pyro = super::super::pyro(Some(&arguments.archive))?;
+    if let Some(count) = spares {
+        pyro = pyro.with_spares(count);
+    }
     let profile = match arguments.profile {
         ProfileChoice::Run => Profile::Run,
         ProfileChoice::Full => Profile::Full,
@@ -29,9 +33,15 @@ pub(super) fn serve(arguments: &ServeArguments) -> Result<ExitCode, PyroError> {
     let server = Server::new(pyro, pins, profile);
     let ended = super::super::block_on(async {
         let serving = async {
-            match arguments.transport {
-                TransportChoice::Stdio => over_stdio(&server).await,
-                TransportChoice::Http => over_http(&server, &arguments.http).await,
+            let served = async {
+                match arguments.transport {
+                    TransportChoice::Stdio => over_stdio(&server).await,
+                    TransportChoice::Http => over_http(&server, &arguments.http).await,
+                }
+            };
+            tokio::select! {
+                outcome = served => outcome,
+                never = server.keep_spares() => match never {},
             }
         };
         let ended = until_signal(&server, serving).await;
