@@ -83,7 +83,7 @@ fn status_text(status: &WarmStatus) -> String {
         );
     }
     if text.is_empty() {
-        text = "no spares; `pyro warm ENVIRONMENT` makes some\n".to_owned();
+        text += "no spares; `pyro warm ENVIRONMENT` makes some\n";
     }
     text
 }

@@ -69,19 +69,19 @@ mod tests {
         }
     }
 
-    fn network(port: u16) -> Option<NetworkSpec> {
+    fn network(port: u16) -> NetworkSpec {
         let resolvers = vec![([127, 0, 0, 1], port).into()];
-        Some(NetworkSpec { policies: Vec::new(), published: Vec::new(), resolvers })
+        NetworkSpec { policies: Vec::new(), published: Vec::new(), resolvers }
     }
 
     #[test]
     fn what_is_settled_by_the_claim_is_no_part_of_the_key() {
         let key = |spec: &LaunchSpec| SpareKey::of(spec).unwrap().unwrap();
-        let of_one = key(&LaunchSpec { network: network(1), ..spec() });
+        let of_one = key(&LaunchSpec { network: Some(network(1)), ..spec() });
         let other = LaunchSpec {
             vm_id: "ba9876543210".to_owned(),
             time_to_live: Duration::from_hours(1),
-            network: network(2),
+            network: Some(network(2)),
             ..spec()
         };
         assert_eq!(of_one, key(&other));
@@ -93,7 +93,7 @@ mod tests {
         let plain = key(&spec());
         let weaker = Confinement { identity: QemuIdentity::Caller, namespaces: Namespaces::All };
         for other in [
-            LaunchSpec { network: network(1), ..spec() },
+            LaunchSpec { network: Some(network(1)), ..spec() },
             LaunchSpec { confinement: weaker, ..spec() },
             LaunchSpec { memory_mib: 2048, ..spec() },
             LaunchSpec { environment_digest: "other".to_owned(), ..spec() },
