@@ -230,9 +230,9 @@ pub(crate) struct ExecArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A spare is a VM that was restored ahead and stands still: some 40 MB of memory, no CPU. `pyro run` and
-every other surface take one where it fits, each is used once, and it is replaced afterwards. They
-are kept by a process in the background, which ends when the time is over or with --stop.
+A spare is a VM that was restored ahead and stands still: some 75 MB of memory, no CPU. `pyro run`
+and every other surface take one where it fits, each is used once, and it is replaced afterwards.
+They are kept by a process in the background, which ends when the time is over or with --stop.
 
 Examples:
   pyro warm debian:12 --count 2 --for 30m

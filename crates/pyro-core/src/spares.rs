@@ -26,7 +26,7 @@ use crate::vms;
 use crate::{Accelerator, PyroError};
 
 /// Host memory that must be available beside what spares take: below this they are given up, one after the other. A
-/// spare has about 40 MB for itself, and the VM that it becomes much more; what the host's programs need for a moment,
+/// spare has about 75 MB for itself, and the VM that it becomes much more; what the host's programs need for a moment,
 /// a compiler or a browser, is some hundred.
 const MEMORY_AVAILABLE_MIN_MIB: u64 = 512;
 

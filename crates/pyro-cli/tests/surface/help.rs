@@ -25,6 +25,7 @@ fn help_of_every_command_is_the_golden_one() {
     assert_help(&["vm", "reap"], include_str!("golden/vm-reap.txt"));
     assert_help(&["vm", "stop"], include_str!("golden/vm-stop.txt"));
     assert_help(&["vm", "delete"], include_str!("golden/vm-delete.txt"));
+    assert_help(&["warm"], include_str!("golden/warm.txt"));
     assert_help(&["env"], include_str!("golden/env.txt"));
     assert_help(&["env", "list"], include_str!("golden/env-list.txt"));
     assert_help(&["env", "pull"], include_str!("golden/env-pull.txt"));

@@ -15,7 +15,8 @@ fn the_report_has_the_keys_of_the_contract() {
             "networking",
             "platform",
             "runtime",
-            "runtime_ok"
+            "runtime_ok",
+            "spares"
         ]
     );
     for key in ["exists", "readable", "writable", "usable", "reason"] {
