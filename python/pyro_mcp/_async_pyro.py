@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, overload
 
 from pyro_mcp import _options
@@ -44,9 +45,30 @@ class AsyncPyro:
         cache_dir: str | os.PathLike[str] | None = None,
         base_dir: str | os.PathLike[str] | None = None,
         max_active_vms: int | None = None,
+        spares: int = 0,
     ) -> None:
-        self._pyro = Pyro(cache_dir=cache_dir, base_dir=base_dir, max_active_vms=max_active_vms)
+        self._pyro = Pyro(
+            cache_dir=cache_dir, base_dir=base_dir, max_active_vms=max_active_vms, spares=spares
+        )
         self._engine = self._pyro.engine
+
+    async def __aenter__(self) -> AsyncPyro:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Gives up the spares that it keeps, and waits until they are gone.
+
+        It may be used afterwards, and keeps no spares then. Without `spares` this does nothing.
+        """
+        await result(self._engine.close())
 
     def __repr__(self) -> str:
         return f"Async{self._pyro!r}"

@@ -1,21 +1,24 @@
 //! Class `Engine`: everything pyro does, each as a [`Call`].
 
+use std::convert::Infallible;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyro_core::{
     ActiveVmsMax, Config, ErrorKind, FileBytesMax, OutputStream, PruneScope, PullMode, Pyro,
-    PyroError, Streams, VmId, parse_environment,
+    PyroError, SpareCount, Streams, VmId, parse_environment,
 };
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
 use crate::arguments::{self, ExecArguments, VmArguments};
 use crate::call::{Call, Outcome};
 use crate::errors;
 use crate::payload::Payload;
-use crate::runtime::PerProcess;
+use crate::runtime::{Owned, PerProcess, runtime};
 use crate::server::Server;
 use crate::stream::Stream;
 
@@ -23,12 +26,43 @@ use crate::stream::Stream;
 #[pyclass(frozen, module = "pyro_mcp._native")]
 pub(crate) struct Engine {
     config: Config,
+    spares: Option<SpareCount>,
     pyro: PerProcess<Pyro>,
+    keeping: Mutex<Option<Owned<Keeping>>>,
+}
+
+/// The work of keeping spares, which ends when this is dropped.
+struct Keeping(JoinHandle<Infallible>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Engine {
     fn pyro(&self) -> Pyro {
-        self.pyro.get(|| Pyro::new(self.config.clone()))
+        self.pyro.get(|| {
+            let pyro = Pyro::new(self.config.clone());
+            match self.spares {
+                Some(count) => self.keep_spares(pyro.with_spares(count)),
+                None => pyro,
+            }
+        })
+    }
+
+    /// Without a runtime there are no spares, and whatever is called next says so.
+    fn keep_spares(&self, pyro: Pyro) -> Pyro {
+        if let Ok(runtime) = runtime() {
+            let keeper = pyro.clone();
+            let task = runtime.spawn(async move { keeper.keep_spares().await });
+            *self.keeping() = Some(Owned::new(Keeping(task)));
+        }
+        pyro
+    }
+
+    fn keeping(&self) -> MutexGuard<'_, Option<Owned<Keeping>>> {
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A call of what the core does without waiting. It may read, or delete, for a while.
@@ -76,13 +110,18 @@ impl Engine {
     /// `executable` is the program `pyro`, which supervises VMs. What is not given comes from environment
     /// variables.
     #[new]
-    #[pyo3(signature = (executable, *, cache_dir=None, state_dir=None, max_active_vms=None))]
+    #[pyo3(signature = (executable, *, cache_dir=None, state_dir=None, max_active_vms=None, spares=None))]
     fn new(
         executable: PathBuf,
         cache_dir: Option<PathBuf>,
         state_dir: Option<PathBuf>,
         max_active_vms: Option<&Bound<'_, PyAny>>,
+        spares: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        let spares = spares.map(|count| arguments::whole_number(count, "spares")).transpose()?;
+        // None is a number of spares as well, though not one that a pool has.
+        let spares = spares.filter(|&count| count != 0).map(SpareCount::new).transpose();
+        let spares = spares.map_err(|error| errors::exception(&error))?;
         let max_active_vms =
             max_active_vms.map(|max| arguments::whole_number(max, "max_active_vms")).transpose()?;
         let config = || {
@@ -99,7 +138,32 @@ impl Engine {
             Ok(config)
         };
         let config = config().map_err(|error: PyroError| errors::exception(&error))?;
-        Ok(Self { config, pyro: PerProcess::new() })
+        Ok(Self { config, spares, pyro: PerProcess::new(), keeping: Mutex::default() })
+    }
+
+    /// Gives the spares up that nobody has claimed, and waits until they are gone. None are kept after this.
+    fn close(&self) -> Call {
+        // First: it is what begins to keep them.
+        let pyro = self.pyro();
+        let keeping = self.keeping().take();
+        let worker = pyro.clone();
+        Call::new(pyro, async move {
+            let kept = keeping.as_ref().and_then(Owned::get);
+            if let Some(Keeping(task)) = kept {
+                task.abort();
+                while !task.is_finished() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            drop(keeping);
+            worker.settle().await;
+            Ok(Payload::Nothing)
+        })
+    }
+
+    #[getter]
+    fn spares(&self) -> u8 {
+        self.spares.map_or(0, SpareCount::get)
     }
 
     /// Where environments are.
