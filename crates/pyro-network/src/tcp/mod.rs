@@ -13,7 +13,7 @@ use pyro_protocol::layout::network::{GATEWAY_V4, GATEWAY_V6, GUEST_V4, MTU};
 use pyro_protocol::network::{RefusalReason, RefusedProtocol};
 use smoltcp::iface::SocketSet;
 
-use self::open::{Open, Turn};
+use self::open::{Buffers, Open, Turn};
 use self::peer::{HostEnd, Peer};
 use crate::dns::conversation::Conversation;
 use crate::icmp::{self, Unreachable};
@@ -24,17 +24,19 @@ use crate::sources::{SourceId, SourceKind};
 /// Connections of a VM at once.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// What each direction of a connection may hold, in bytes. The first ones get what makes them fast; more than that
-/// are many, of which each needs less. In whole segments of IPv4: a buffer that ends within one would end in a small
-/// packet each time.
-const FAST_BUFFER_BYTES: usize = 4 * SEGMENT_BYTES;
-const FAST_CONNECTIONS_MAX: usize = 64;
-const BUFFER_BYTES: usize = SEGMENT_BYTES;
+/// What a connection may hold, in bytes. The first ones get what makes them fast; more than that are many, of which
+/// each needs less. In whole segments of IPv4: a buffer that ends within one would end in a small packet each time.
+///
+/// What comes from the host waits for an emulated guest to be woken, so much of it must be on its way at once. What
+/// comes from the guest is taken at once, and the more it may send, the longer it works on memory that is in no cache.
+const FAST: Buffers =
+    Buffers { from_guest_bytes: 4 * SEGMENT_BYTES, to_guest_bytes: 16 * SEGMENT_BYTES };
+const FAST_CONNECTIONS_MAX: usize = 16;
+const SLOW: Buffers = Buffers { from_guest_bytes: SEGMENT_BYTES, to_guest_bytes: SEGMENT_BYTES };
 const SEGMENT_BYTES: usize = MTU as usize - 40;
 
 const _: () = assert!(
-    2 * FAST_CONNECTIONS_MAX * FAST_BUFFER_BYTES + 2 * CONNECTIONS_MAX * BUFFER_BYTES
-        <= 160 * 1024 * 1024,
+    FAST_CONNECTIONS_MAX * FAST.bytes() + CONNECTIONS_MAX * SLOW.bytes() <= 160 * 1024 * 1024,
     "what a guest can make the host hold"
 );
 
@@ -156,7 +158,7 @@ impl Connections {
             peer.reset();
             return;
         };
-        let bytes = self.buffer_bytes();
+        let bytes = self.buffers();
         if let Ok(open) = Open::connect(ends, peer, bytes, &mut means.stack) {
             let phase = Phase::Open(Box::new(open));
             self.insert(source, Connection { ends, phase });
@@ -247,14 +249,14 @@ impl Connections {
     }
 
     fn accept(&mut self, source: SourceId, ends: Ends, syn: &[u8], peer: Peer, means: &mut Means) {
-        let mut open = Open::accept(ends, peer, self.buffer_bytes());
+        let mut open = Open::accept(ends, peer, self.buffers());
         open.receive(syn, &mut means.stack, &mut means.output);
         self.insert(source, Connection { ends, phase: Phase::Open(Box::new(open)) });
         means.ready.add(source);
     }
 
-    fn buffer_bytes(&self) -> usize {
-        if self.by_source.len() < FAST_CONNECTIONS_MAX { FAST_BUFFER_BYTES } else { BUFFER_BYTES }
+    fn buffers(&self) -> Buffers {
+        if self.by_source.len() < FAST_CONNECTIONS_MAX { FAST } else { SLOW }
     }
 
     fn insert(&mut self, source: SourceId, connection: Connection) {

@@ -48,6 +48,19 @@ impl std::fmt::Debug for Open {
     }
 }
 
+/// What a connection may hold in each direction.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Buffers {
+    pub(super) from_guest_bytes: usize,
+    pub(super) to_guest_bytes: usize,
+}
+
+impl Buffers {
+    pub(super) const fn bytes(self) -> usize {
+        self.from_guest_bytes + self.to_guest_bytes
+    }
+}
+
 /// What is to be done with a connection after a turn.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Turn {
@@ -61,8 +74,8 @@ pub(super) enum Turn {
 
 impl Open {
     /// One that the guest opens, with the segment that is fed to it next.
-    pub(super) fn accept(ends: Ends, peer: Peer, buffer_bytes: usize) -> Self {
-        let mut open = Self::new(peer, buffer_bytes);
+    pub(super) fn accept(ends: Ends, peer: Peer, buffers: Buffers) -> Self {
+        let mut open = Self::new(peer, buffers);
         let listening = open.socket_mut().listen(ends.outside);
         listening.expect("a new socket, and a port that is not 0");
         open
@@ -72,10 +85,10 @@ impl Open {
     pub(super) fn connect(
         ends: Ends,
         peer: Peer,
-        buffer_bytes: usize,
+        buffers: Buffers,
         stack: &mut Stack,
     ) -> Result<Self, ConnectError> {
-        let mut open = Self::new(peer, buffer_bytes);
+        let mut open = Self::new(peer, buffers);
         let handle = open.handle;
         let context = stack.interface().context();
         let socket = open.sockets.get_mut::<Socket>(handle);
@@ -83,9 +96,10 @@ impl Open {
         Ok(open)
     }
 
-    fn new(peer: Peer, buffer_bytes: usize) -> Self {
-        let buffer = || SocketBuffer::new(vec![0; buffer_bytes]);
-        let mut socket = Socket::new(buffer(), buffer());
+    fn new(peer: Peer, buffers: Buffers) -> Self {
+        let buffer = |bytes| SocketBuffer::new(vec![0; bytes]);
+        let mut socket =
+            Socket::new(buffer(buffers.from_guest_bytes), buffer(buffers.to_guest_bytes));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         socket.set_timeout(Some(ANSWER_TIMEOUT));
