@@ -1,7 +1,7 @@
 //! VMs that were restored ahead, and those who claim them.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyro_vm_tests::{BASE, Host, Process, Role, Running, Vms};
 use serde_json::Value;
@@ -88,6 +88,20 @@ fn the_clock_of_a_spare_is_right_however_long_it_stood_still() {
     let before = epoch_seconds();
     let seen: u64 = run(&vms, &[], "date +%s")["stdout"].as_str().unwrap().trim().parse().unwrap();
     assert!((before..=epoch_seconds()).contains(&seen), "{seen} is not after {before}");
+    stop(&vms);
+}
+
+#[test]
+fn its_time_begins_with_the_claim() {
+    let host = Host::for_vms(1);
+    let vms = host.vms();
+    warm(&vms, &[]);
+    let claimed_at = Instant::now();
+    let options = ["run", BASE, "--ttl-seconds", "60", "--timeout-seconds", "600", "--json"];
+    let expired =
+        vms.pyro(&[&options[..], &["--", "sleep", "600"]].concat()).outcome().json_error();
+    assert_eq!(expired["code"], "vm_expired", "{expired:#}");
+    assert!(claimed_at.elapsed() >= Duration::from_mins(1));
     stop(&vms);
 }
 
