@@ -168,7 +168,7 @@ pub(crate) async fn launch(
         }
         (StartPolicy::Restore { templates, warm_up }, None) => {
             let store = TemplateStore::at(templates);
-            match template::restored(spec, &store, warm_up, &progress, &mut clock).await {
+            match Box::pin(template::restored(spec, &store, warm_up, &progress, &mut clock)).await {
                 Ok((vm, boot, disk)) => (vm, boot, disk, StartKind::Restored, 0),
                 Err(error) => {
                     let reason = Failure::from_error(FailureKind::VmStartFailed, &error);

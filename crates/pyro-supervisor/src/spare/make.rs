@@ -74,9 +74,10 @@ pub(crate) async fn make(
     let key = key.ok_or(MakeSpareError::NotRestored)?;
     let store = TemplateStore::at(templates);
     let mut clock = StepClock::start();
-    let (mut vm, boot, disk) = template::restored(spec, &store, warm_up, &progress, &mut clock)
-        .await
-        .map_err(|source| MakeSpareError::Restore { source })?;
+    let (mut vm, boot, disk) =
+        Box::pin(template::restored(spec, &store, warm_up, &progress, &mut clock))
+            .await
+            .map_err(|source| MakeSpareError::Restore { source })?;
     progress(LaunchPhase::WarmingSpare);
     for (number, command) in (1..).zip(rehearsals) {
         rehearse(&mut vm, RunId(number), command).await?;
