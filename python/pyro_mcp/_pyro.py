@@ -44,8 +44,8 @@ class Pyro:
         max_active_vms: How many VMs made by `create_vm` there may be at a time, 1 to 1000. By default
             `PYRO_MAX_ACTIVE_VMS`, or 4. VMs of `run_in_vm` do not count.
         spares: How many VMs to keep ready, at most 16, of the kind that the last `run_in_vm` had, so that the
-            next one starts at once. Each takes some 75 MB. They go with `close`, at the end of a `with` block,
-            or with this process.
+            next one starts at once. Each takes some 75 MB. They go with `close`, at the end of a `with`
+            block, or with this process.
 
     Raises:
         InvalidInputError: for a limit out of range, or an environment variable that makes no sense.
