@@ -21,22 +21,22 @@ done
 def main(environment: str) -> None:
     pyro = Pyro()
     with pyro.vm(environment, ttl_seconds=300, metadata={"task": "sort"}) as vm:
-        vm.write_file("/work/script.sh", SCRIPT)
-        vm.write_file("/work/data", b"pear\napple\nquince\n")
+        vm.write_file("/job/script.sh", SCRIPT)
+        vm.write_file("/job/data", b"pear\napple\nquince\n")
 
         # Output comes while the command runs.
-        with vm.stream("sh script.sh data", cwd="/work") as stream:
+        with vm.stream("sh script.sh data", cwd="/job") as stream:
             for name, data in stream:
                 print(f"{name}: {data!r}")
             outcome = stream.outcome()
         assert outcome["exit_code"] == 0
 
-        print("sorted:", vm.read_file("/work/sorted").decode().split())
+        print("sorted:", vm.read_file("/job/sorted").decode().split())
 
         # A stop keeps the files, and what commands wrote can be read until the VM is deleted.
         vm.stop()
         vm.start()
-        assert vm.check_output("cat /work/sorted") == b"apple\npear\nquince\n"
+        assert vm.check_output("cat /job/sorted") == b"apple\npear\nquince\n"
         print("first command wrote:", vm.logs(outcome["run_id"])["stdout"].split("\n")[0])
 
 
