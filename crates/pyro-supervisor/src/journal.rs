@@ -125,8 +125,7 @@ impl Journal {
             io::Result::Ok(Log { file, written_bytes: 0, kept_bytes: 0 })
         };
         let (stdout, stderr) = (log(Stream::Stdout)?, log(Stream::Stderr)?);
-        // A clock before 1970 is as good as none.
-        let started_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let started_at = since_epoch();
         let record = RunRecord { number: run.0, command, started_at, fate: RunFate::Running };
         write_whole(&directory, RECORD, &record)?;
         Ok(Entry { record, stdout, stderr })
@@ -235,6 +234,11 @@ fn name(stream: Stream) -> &'static str {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
     }
+}
+
+/// The time, as records have it. A clock before 1970 is as good as none.
+pub(crate) fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A spare that waits for its claim, and how it becomes its claimer's VM.
 
 use std::pin::pin;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use pyro_network::PreparedNetwork;
 use pyro_protocol::client::{
@@ -20,6 +20,7 @@ use crate::background;
 use crate::boot;
 use crate::conversation::WAIT_MAX;
 use crate::guest_files::{self, ReadFile};
+use crate::journal::since_epoch;
 use crate::launch::{LaunchError, Launched, StepClock};
 use crate::link::Link;
 use crate::owner::Launch;
@@ -272,8 +273,4 @@ async fn resume_without_deadline(
         published: vm.published().to_vec(),
     };
     Ok(Launched { vm: spare.vm, report, disk: spare.disk })
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
