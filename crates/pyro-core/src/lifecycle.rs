@@ -2,7 +2,7 @@
 //! them or their time is over.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyro_environments::InstalledEnvironment;
 use pyro_protocol::client::{Accelerator, Lifetime};
@@ -23,6 +23,12 @@ use crate::streams::Streams;
 use crate::vm::{self, VmRequest, client_failure};
 use crate::vms::{self, VmsDirectory};
 use crate::{ErrorKind, PyroError};
+
+/// Within this a process that was killed has ended.
+const DYING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often its end is looked for.
+const DYING_PAUSE: Duration = Duration::from_millis(10);
 
 /// A VM to be made.
 #[derive(Debug, Clone)]
@@ -227,21 +233,42 @@ pub(crate) async fn stop(pyro: &Pyro, id: &VmId) -> Result<VmInfo, PyroError> {
     status(pyro, id)
 }
 
-/// Ends a VM for good.
+/// Ends a VM for good. One whose supervisor is killed meanwhile is deleted, too.
 pub(crate) async fn delete(pyro: &Pyro, id: &VmId) -> Result<Cleanup, PyroError> {
     let deleted =
         Cleanup { vm_id: id.as_str().to_owned(), deleted: true, reason: "explicit_delete" };
-    if let Presence::Dead(remains) = directory(pyro).look(id)?
-        && remains.record.as_ref().is_some_and(|record| !vms::is_expired(record))
-    {
-        remains.remove().map_err(|error| {
-            PyroError::from_error(ErrorKind::Internal, &error).context("cannot delete the VM")
-        })?;
+    let vms = directory(pyro);
+    if remove_remains(&vms, id)? {
         return Ok(deleted);
     }
-    let (_, remote) = reach(pyro, id).await?;
-    remote.delete().await.map_err(client_failure)?;
-    Ok(deleted)
+    vms.find(id)?;
+    let deletion = async { Remote::connect(&vms.directory(id)).await?.delete().await };
+    let Err(error) = deletion.await else { return Ok(deleted) };
+    let dies_until = Instant::now() + DYING_DEADLINE;
+    while is_lost(&error) && Instant::now() < dies_until {
+        if remove_remains(&vms, id)? {
+            return Ok(deleted);
+        }
+        match vms.find(id) {
+            // Who was killed holds its lock until its memory has been given back.
+            Ok(_) => tokio::time::sleep(DYING_PAUSE).await,
+            Err(error) if error.kind == ErrorKind::UnknownVm => return Ok(deleted),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(client_failure(error))
+}
+
+/// Removes what a supervisor has left that was killed before its VM expired; false where there is no such thing.
+fn remove_remains(vms: &VmsDirectory, id: &VmId) -> Result<bool, PyroError> {
+    let Presence::Dead(remains) = vms.look(id)? else { return Ok(false) };
+    if remains.record.as_ref().is_none_or(|record| vms::is_expired(record)) {
+        return Ok(false);
+    }
+    remains.remove().map_err(|error| {
+        PyroError::from_error(ErrorKind::Internal, &error).context("cannot delete the VM")
+    })?;
+    Ok(true)
 }
 
 pub(crate) fn status(pyro: &Pyro, id: &VmId) -> Result<VmInfo, PyroError> {
@@ -289,13 +316,17 @@ async fn reach(pyro: &Pyro, id: &VmId) -> Result<(VmRecord, Remote), PyroError> 
     let record = vms.find(id)?;
     match Remote::connect(&vms.directory(id)).await {
         Ok(remote) => Ok((record, remote)),
-        Err(error) => match error {
-            ClientError::Unreachable { .. } | ClientError::NoConversation { .. } => {
+        Err(error) => {
+            if is_lost(&error) {
                 // It may have ended at this moment, which says more.
                 vms.find(id)?;
-                Err(client_failure(error))
             }
-            other => Err(client_failure(other)),
-        },
+            Err(client_failure(error))
+        }
     }
+}
+
+/// Whether nobody is at the other end any more.
+fn is_lost(error: &ClientError) -> bool {
+    matches!(error, ClientError::Unreachable { .. } | ClientError::NoConversation { .. })
 }

@@ -159,6 +159,22 @@ fn a_command_ends_with_its_client_and_the_vm_goes_on() {
 }
 
 #[test]
+fn a_vm_whose_supervisor_is_killed_while_it_deletes_it_is_deleted() {
+    let host = Host::new();
+    let vms = host.vms();
+    let id = vms.create(&["--start"]);
+    let supervisor = vms.process(Role::Supervisor);
+    supervisor.stop();
+    let delete = vms.vm(&["delete", "--json", &id]).start();
+    assert!(!delete.ends_within(Duration::from_millis(500)), "nobody answers");
+    supervisor.kill();
+    let deleted = delete.outcome_after_a_kill();
+    assert_eq!(deleted.exit_code(), 0, "{deleted:#?}");
+    assert_eq!(deleted.json()["deleted"], true);
+    assert!(!vms.directory(&id).exists());
+}
+
+#[test]
 fn a_killed_supervisor_leaves_no_machine_and_its_directory_goes_with_the_next_look() {
     let host = Host::new();
     let vms = host.vms();
