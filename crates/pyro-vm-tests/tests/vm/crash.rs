@@ -23,8 +23,12 @@ const WORKERS: u64 = 4;
 /// For whoever depended on a process that was killed.
 const NOTICED: Duration = Duration::from_mins(1);
 
-/// After a victim was not there at the moment that was drawn, another is drawn, this often at most.
-const MISSES_MAX: u32 = 50;
+/// After a victim was not there at the moment that was drawn, another is drawn, this often.
+const MISSES_MAX: u32 = 10;
+
+/// After that, the moment is drawn from when the victim is seen, this often at most. On a busy host some live
+/// for too small a part of what is done to be hit by chance.
+const AMBUSHES_MAX: u32 = 40;
 
 /// What is killed together is killed within this.
 const VOLLEY: Duration = Duration::from_millis(20);
@@ -50,6 +54,15 @@ enum Victim {
     Client,
     Supervisor,
     Qemu,
+}
+
+/// When.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// At any moment of the time that it takes.
+    ByChance,
+    /// Soon after the victim is seen.
+    AtSight,
 }
 
 /// Who is killed, and how often in a round. Boots are slow, so there are few.
@@ -171,7 +184,7 @@ impl Range<'_> {
         self.json(&["vm", "delete", "--json", id]);
     }
 
-    /// Deletes a VM that may have gone by itself.
+    /// Deletes a VM that may have gone by itself, or be about to.
     #[track_caller]
     fn delete_if_there(&self, id: &str) {
         let outcome = self.start(&["vm", "delete", "--json", id]).outcome();
@@ -289,7 +302,7 @@ struct Massacre<'range, 'host> {
     schedule: Mutex<(Chance, Vec<(Deed, Victim)>)>,
     kills_min: u64,
     kills: Mutex<BTreeMap<(Deed, Victim), u64>>,
-    misses: AtomicUsize,
+    misses: Mutex<BTreeMap<(Deed, Victim), u64>>,
     /// How long each deed takes when it is left alone.
     spans: Mutex<BTreeMap<Deed, Duration>>,
     shapes: AtomicUsize,
@@ -309,7 +322,7 @@ impl<'range, 'host> Massacre<'range, 'host> {
             schedule: Mutex::new((chance, schedule)),
             kills_min: variable("PYRO_CRASH_KILLS").unwrap_or(KILLS),
             kills: Mutex::default(),
-            misses: AtomicUsize::new(0),
+            misses: Mutex::default(),
             spans: Mutex::default(),
             shapes: AtomicUsize::new(0),
             groups: Mutex::default(),
@@ -349,9 +362,9 @@ impl<'range, 'host> Massacre<'range, 'host> {
     fn summary(&self) -> String {
         let kills = self.kills.lock().unwrap();
         let (sum, seconds) = (kills.values().sum::<u64>(), self.began.elapsed().as_secs());
-        let misses = self.misses.load(Ordering::Relaxed);
+        let misses = self.misses.lock().unwrap();
         let spans = self.spans.lock().unwrap();
-        format!("{sum} kills in {seconds} s, {misses} misses\n{kills:?}\n{spans:?}")
+        format!("{sum} kills in {seconds} s: {kills:?}\nmisses: {misses:?}\n{spans:?}")
     }
 }
 
@@ -381,7 +394,8 @@ impl<'massacre> Worker<'massacre> {
 
     fn work(mut self) {
         while let Some((deed, victim)) = self.massacre.next() {
-            let hit = (0..MISSES_MAX).any(|_| self.strike(deed, victim));
+            let hit = (0..MISSES_MAX).any(|_| self.strike(deed, victim, Aim::ByChance))
+                || (0..AMBUSHES_MAX).any(|_| self.strike(deed, victim, Aim::AtSight));
             assert!(hit, "{deed:?}: {victim:?} was never there");
         }
         if let Some(id) = self.vm.take() {
@@ -391,15 +405,33 @@ impl<'massacre> Worker<'massacre> {
 
     /// Begins what is to be done, and kills at a random moment; false if the victim was not there.
     #[allow(clippy::disallowed_methods, reason = "any moment will do, and that is the point")]
-    fn strike(&mut self, deed: Deed, victim: Victim) -> bool {
+    fn strike(&mut self, deed: Deed, victim: Victim, aim: Aim) -> bool {
         let id = self.prepare(deed);
-        let delay = self.chance.below(self.massacre.span(deed));
+        let span = match aim {
+            Aim::ByChance => self.massacre.span(deed),
+            Aim::AtSight => VOLLEY,
+        };
+        let delay = self.chance.below(span);
         let began = Instant::now();
         let client = self.begin(deed, id.as_deref());
+        let look = || {
+            let named = || self.range.vms.supervisor(id.as_deref()?);
+            let supervisor = client.supervisor().or_else(named);
+            let qemu = self.range.vms.qemu_of(supervisor.as_ref()?);
+            Some((supervisor?, qemu))
+        };
+        if aim == Aim::AtSight {
+            let is_there = || match victim {
+                Victim::Client => true,
+                Victim::Supervisor => look().is_some(),
+                Victim::Qemu => look().is_some_and(|(_, qemu)| qemu.is_some()),
+            };
+            while !is_there() && !client.ends_within(Duration::ZERO) {}
+        }
         std::thread::sleep(delay);
 
-        let supervisor = client.supervisor().or_else(|| self.range.vms.supervisor(id.as_deref()?));
-        let qemu = supervisor.as_ref().and_then(|supervisor| self.range.vms.qemu_of(supervisor));
+        let (supervisor, qemu) = look().unzip();
+        let qemu = qemu.flatten();
         if let Some(qemu) = &qemu {
             self.massacre.groups.lock().unwrap().extend(qemu.control_groups());
         }
@@ -437,11 +469,14 @@ impl<'massacre> Worker<'massacre> {
             self.massacre.killed(deed, *one);
         }
         if killed.is_empty() {
-            self.massacre.misses.fetch_add(1, Ordering::Relaxed);
             self.massacre.spans.lock().unwrap().insert(deed, began.elapsed());
         }
         self.clear_up(deed, id, &killed);
-        killed.contains(&victim)
+        let hit = killed.contains(&victim);
+        if !hit {
+            *self.massacre.misses.lock().unwrap().entry((deed, victim)).or_default() += 1;
+        }
+        hit
     }
 
     /// The VM with which it is to be done.
