@@ -19,6 +19,9 @@ const NAME_BYTES_MAX: usize = 255;
 /// A name that points elsewhere more often than this goes in circles.
 const POINTERS_MAX: usize = 32;
 
+/// What begins with such a byte is a pointer: no label is that long, and no text has such bytes.
+const POINTER: u8 = 0xc0;
+
 const CLASS_IN: u16 = 1;
 pub(crate) const TYPE_A: u16 = 1;
 const TYPE_CNAME: u16 = 5;
@@ -87,6 +90,11 @@ impl Query {
         let format_error = || bad(ResponseCode::FormatError);
         let mut reader = Reader { bytes, at: HEADER_BYTES };
         let name = reader.name().ok_or_else(format_error)?;
+        // A pointer can only lead into the header, whose number is another one when the query is passed on: so
+        // another name would be asked for than the rules were asked about.
+        if bytes[HEADER_BYTES..reader.at].iter().any(|&byte| byte >= POINTER) {
+            return Err(format_error());
+        }
         let record_type = reader.number().ok_or_else(format_error)?;
         let class = reader.number().ok_or_else(format_error)?;
         let question_end = reader.at;
@@ -277,7 +285,7 @@ impl Reader<'_> {
             let length = *self.bytes.get(at)?;
             match length {
                 0 => break,
-                0xc0.. => {
+                POINTER.. => {
                     let low = *self.bytes.get(at + 1)?;
                     end.get_or_insert(at + 2);
                     at = usize::from(u16::from_be_bytes([length & 0x3f, low]));
@@ -387,6 +395,17 @@ pub(crate) mod tests {
         }
         assert_eq!(Query::parse(&good[..11]), Err(BadQuery::Ignored));
         assert_eq!(Query::parse(&changed(2, IS_ANSWER)), Err(BadQuery::Ignored));
+    }
+
+    #[test]
+    fn the_name_of_a_question_does_not_depend_on_the_number_of_the_query() {
+        let mut bytes = query("", TYPE_A);
+        bytes.truncate(HEADER_BYTES);
+        bytes[0] = 0;
+        // To the number.
+        bytes.extend([4, b't', b'e', b's', b't', 0xc0, 0, 0, 1, 0, 1]);
+        let refused = Query::parse(&bytes).unwrap_err();
+        assert!(matches!(refused, BadQuery::Answered(answer) if answer[3] & 0x0f == 1));
     }
 
     #[test]
