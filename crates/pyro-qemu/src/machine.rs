@@ -319,9 +319,10 @@ fn kernel_command_line(tsc_khz: u64, accelerator: Accelerator) -> String {
     let loops_per_jiffy = tsc_khz * 1000 / KERNEL_HZ;
     // `mitigations=off`: the guest is one tenant, and the host is protected by its own. Nobody reads an
     // audit log, pressure statistics or a profile of AppArmor there; every command would pay for them.
+    // Nor is there anybody from whom `init_on_alloc` would keep what the kernel's memory held before.
     let line = format!(
         "console=ttyS0 reboot=t panic=-1 mitigations=off quiet audit=0 psi=0 lsm=landlock \
-         tsc_early_khz={tsc_khz} lpj={loops_per_jiffy}"
+         init_on_alloc=0 tsc_early_khz={tsc_khz} lpj={loops_per_jiffy}"
     );
     match accelerator {
         Accelerator::Kvm => line,

@@ -54,7 +54,7 @@ pub(super) struct Network {
 /// much is what a network is about.
 const EMULATED_CPU_OF_PYRO: &str =
     "max,-erms,-fsrm,-la57,-smap,-smep,-umip,-pku,-pks,-pcid,-invpcid";
-const KERNEL_OPTIONS_OF_PYRO: &str = " audit=0 psi=0 lsm=landlock norandmaps";
+const KERNEL_OPTIONS_OF_PYRO: &str = " audit=0 psi=0 lsm=landlock init_on_alloc=0 norandmaps";
 
 /// A machine that boots, runs its command, and is gone.
 #[derive(Debug)]

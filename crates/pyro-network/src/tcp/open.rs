@@ -28,6 +28,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Shorter waits are not worth waking up for.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 
+/// How long the guest waits to hear that its bytes have come, unless something is sent to it anyway. Every packet to
+/// an emulated guest interrupts it, which costs it more than the packet.
+const ACK_DELAY: Duration = Duration::from_millis(1);
+
 /// A connection.
 pub(super) struct Open {
     /// With one socket.
@@ -101,7 +105,7 @@ impl Open {
         let mut socket =
             Socket::new(buffer(buffers.from_guest_bytes), buffer(buffers.to_guest_bytes));
         socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
+        socket.set_ack_delay(Some(ACK_DELAY));
         socket.set_timeout(Some(ANSWER_TIMEOUT));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
