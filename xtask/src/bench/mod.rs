@@ -8,11 +8,13 @@ mod mcp;
 mod network;
 mod plain_qemu;
 mod plot;
+mod podman;
 mod process;
 mod python;
 mod root_files;
 mod runs;
 mod series;
+mod spares;
 mod statistics;
 mod table;
 
@@ -67,6 +69,11 @@ enum Part {
         #[command(flatten)]
         extent: Runs,
     },
+    /// Measure runs in VMs that were there before, beside clones, podman and bubblewrap
+    Spares {
+        #[command(flatten)]
+        extent: Runs,
+    },
     /// Time pulls into an empty store, and measure what they leave there
     Environments {
         #[command(flatten)]
@@ -106,6 +113,7 @@ pub(crate) fn bench(bench: &Bench) -> Result<(), String> {
     let part = match &bench.part {
         None => return bench_runs(&bench.runs),
         Some(Part::Network { extent }) => return bench_network(extent),
+        Some(Part::Spares { extent }) => return bench_spares(extent),
         Some(part) => part,
     };
     prerequisites::for_running()?;
@@ -123,7 +131,7 @@ pub(crate) fn bench(bench: &Bench) -> Result<(), String> {
             let (table, samples) = python::measure(&pyro, *runs)?;
             (table, samples, output)
         }
-        Part::Network { .. } => unreachable!("it has been done"),
+        Part::Network { .. } | Part::Spares { .. } => unreachable!("it has been done"),
         Part::Environments { output } => {
             let (table, samples) = environments::measure(&pyro)?;
             (table, samples, output)
@@ -144,32 +152,38 @@ pub(crate) fn smoke() -> Result<(), String> {
         output: Output { json: Some(target.join(format!("bench-{name}quick.json"))) },
     };
     bench_runs(&quick(""))?;
-    bench_network(&quick("network-"))
+    bench_network(&quick("network-"))?;
+    bench_spares(&quick("spares-"))
 }
 
 fn bench_runs(runs: &Runs) -> Result<(), String> {
     prerequisites::for_benchmark()?;
-    let (profile, extent) = if runs.quick {
-        (Profile::Debug, Extent::quick())
-    } else {
-        (Profile::Release, Extent::full(runs.rounds))
-    };
-    let results = runs::measure(&Pyro::build(profile)?, &extent)?;
-    runs.show(&results)
+    let (pyro, extent) = runs.prepare(Extent::quick, Extent::full)?;
+    runs.show(&runs::measure(&pyro, &extent)?)
 }
 
 fn bench_network(runs: &Runs) -> Result<(), String> {
     prerequisites::for_network_benchmark()?;
-    let (profile, extent) = if runs.quick {
-        (Profile::Debug, network::Extent::quick())
-    } else {
-        (Profile::Release, network::Extent::full(runs.rounds))
-    };
-    let results = network::measure(&Pyro::build(profile)?, &extent)?;
-    runs.show(&results)
+    let (pyro, extent) = runs.prepare(network::Extent::quick, network::Extent::full)?;
+    runs.show(&network::measure(&pyro, &extent)?)
+}
+
+fn bench_spares(runs: &Runs) -> Result<(), String> {
+    prerequisites::for_benchmark()?;
+    let (pyro, extent) = runs.prepare(spares::Extent::quick, spares::Extent::full)?;
+    runs.show(&spares::measure(&pyro, &extent)?)
 }
 
 impl Runs {
+    /// What is measured, and how much of it.
+    fn prepare<E>(&self, quick: fn() -> E, full: fn(u32) -> E) -> Result<(Pyro, E), String> {
+        if self.quick {
+            Ok((Pyro::build(Profile::Debug)?, quick()))
+        } else {
+            Ok((Pyro::build(Profile::Release)?, full(self.rounds)))
+        }
+    }
+
     fn show(&self, results: &Results) -> Result<(), String> {
         println!("\n{}\n\n{}", host::describe(), results.table);
         if let Some(path) = &self.svg {

@@ -1,6 +1,6 @@
 //! A process of a contender: timed from its start to its exit, and never left behind.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -78,6 +78,28 @@ pub(super) fn wait_for_orphans() -> Result<(), String> {
         }
         Ok(()) | Err(RecvTimeoutError::Disconnected) => Ok(()),
     }
+}
+
+/// The processes that this one has started and not waited for.
+pub(super) fn children(parent: u32) -> io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    // Each thread has its own list.
+    for thread in fs_err::read_dir(format!("/proc/{parent}/task"))? {
+        let list = fs_err::read_to_string(thread?.path().join("children"))?;
+        children.extend(list.split_whitespace().filter_map(|word| word.parse::<u32>().ok()));
+    }
+    Ok(children)
+}
+
+/// This process, its children, theirs, and so on. Who ends meanwhile may be missing.
+pub(super) fn family() -> Vec<u32> {
+    let mut family = vec![std::process::id()];
+    let mut seen = 0;
+    while let Some(&parent) = family.get(seen) {
+        family.extend(children(parent).unwrap_or_default());
+        seen += 1;
+    }
+    family
 }
 
 impl Running {

@@ -39,6 +39,10 @@ pub(super) enum Group {
     Upload,
     Connections,
     RoundTrip,
+    BusyInDownload,
+    BusyInUpload,
+    AtOnce,
+    Sustained,
 }
 
 /// Whose number it is.
@@ -55,6 +59,7 @@ pub(super) enum Unit {
     Megabytes,
     MegabytesPerSecond,
     ConnectionsPerSecond,
+    Percent,
 }
 
 impl Group {
@@ -68,6 +73,10 @@ impl Group {
             Self::Upload => "from the guest to the host, MB/s",
             Self::Connections => "connections one after the other, per second",
             Self::RoundTrip => "a byte there and back, ms",
+            Self::BusyInDownload => "the guest's CPU at work while it receives, % of the time",
+            Self::AtOnce => "git --version, that many at once, runs per second",
+            Self::Sustained => "one after the other by each client, runs per second",
+            Self::BusyInUpload => "the guest's CPU at work while it sends, % of the time",
         }
     }
 }
@@ -80,13 +89,14 @@ impl Unit {
             Self::Megabytes => "MB",
             Self::MegabytesPerSecond => "MB/s",
             Self::ConnectionsPerSecond => "connections/s",
+            Self::Percent => "%",
         }
     }
 
     /// Turns a sample into a number that is the worse the greater it is, and back.
     fn signed(self, value: f64) -> f64 {
         match self {
-            Self::Milliseconds | Self::Megabytes => value,
+            Self::Milliseconds | Self::Megabytes | Self::Percent => value,
             Self::RunsPerSecond | Self::MegabytesPerSecond | Self::ConnectionsPerSecond => -value,
         }
     }
@@ -100,7 +110,7 @@ impl Unit {
                 format!("{value:.1}")
             }
             Self::RunsPerSecond => format!("{value:.2}"),
-            Self::ConnectionsPerSecond => format!("{value:.0}"),
+            Self::ConnectionsPerSecond | Self::Percent => format!("{value:.0}"),
         }
     }
 }

@@ -93,6 +93,8 @@ fn contender<'a>(
             series("upload", Group::Upload, Unit::MegabytesPerSecond),
             series("connections", Group::Connections, Unit::ConnectionsPerSecond),
             series("round-trip", Group::RoundTrip, Unit::Milliseconds),
+            series("busy-in-download", Group::BusyInDownload, Unit::Percent),
+            series("busy-in-upload", Group::BusyInUpload, Unit::Percent),
         ],
         sample: Box::new(move || {
             let output = run()?.output;

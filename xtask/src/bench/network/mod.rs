@@ -6,6 +6,7 @@
 
 mod contenders;
 mod server;
+mod virtual_cpu;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -26,7 +27,14 @@ const ENVIRONMENT: &str = "debian:12";
 /// What contenders other than pyro need, below the target directory.
 const PLACE: &str = "bench-network-place";
 
-const GROUPS: [Group; 4] = [Group::Download, Group::Upload, Group::Connections, Group::RoundTrip];
+const GROUPS: [Group; 6] = [
+    Group::Download,
+    Group::Upload,
+    Group::BusyInDownload,
+    Group::BusyInUpload,
+    Group::Connections,
+    Group::RoundTrip,
+];
 
 /// The program in the guest.
 const CLIENT: &str = include_str!("client.py");
@@ -47,7 +55,7 @@ pub(super) struct Extent {
 impl Extent {
     pub(super) fn full(rounds: u32) -> Self {
         let rounds = Rounds::after_one(rounds);
-        Self { rounds, transfer_mib: 48, connections: 50, round_trips: 200 }
+        Self { rounds, transfer_mib: 256, connections: 50, round_trips: 200 }
     }
 
     /// Everything once, to see that it works. The numbers mean nothing.

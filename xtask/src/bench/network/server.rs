@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::virtual_cpu;
 use crate::bench::statistics::median;
 
 /// Serves until this process ends.
@@ -24,9 +25,19 @@ enum Kind {
     Upload,
     Connections,
     RoundTrip,
+    /// How busy the guest's CPU is meanwhile.
+    BusyInDownload,
+    BusyInUpload,
 }
 
-const KINDS: [Kind; 4] = [Kind::Download, Kind::Upload, Kind::Connections, Kind::RoundTrip];
+const KINDS: [Kind; 6] = [
+    Kind::Download,
+    Kind::Upload,
+    Kind::Connections,
+    Kind::RoundTrip,
+    Kind::BusyInDownload,
+    Kind::BusyInUpload,
+];
 
 /// How much is sent or read at once.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -66,27 +77,34 @@ fn talk(mut connection: TcpStream, sender: &Sender<(Kind, f64)>) -> io::Result<(
     connection.read_exact(&mut request)?;
     let [what, count @ ..] = request;
     let count = u32::from_be_bytes(count);
+    let cpu_time = virtual_cpu::time();
     let started = Instant::now();
+    let transferred = |speed, busy| {
+        let elapsed = started.elapsed();
+        let cpu_time = virtual_cpu::time().saturating_sub(cpu_time);
+        let share = cpu_time.as_secs_f64() / elapsed.as_secs_f64();
+        vec![(speed, megabytes_per_second(count, elapsed)), (busy, share * 100.0)]
+    };
     let measured = match what {
         b'd' => {
             send(&mut connection, count)?;
             connection.read_exact(&mut [0])?;
-            Some((Kind::Download, megabytes_per_second(count, started.elapsed())))
+            transferred(Kind::Download, Kind::BusyInDownload)
         }
         b'u' => {
             take(&mut connection, count)?;
-            Some((Kind::Upload, megabytes_per_second(count, started.elapsed())))
+            transferred(Kind::Upload, Kind::BusyInUpload)
         }
         b'c' => {
             connection.write_all(DONE)?;
             connection.read_exact(&mut [0])?;
             let rate = f64::from(count) / started.elapsed().as_secs_f64();
-            Some((Kind::Connections, rate))
+            vec![(Kind::Connections, rate)]
         }
-        b'r' => Some((Kind::RoundTrip, round_trip_ms(&mut connection, count)?)),
-        _ => None,
+        b'r' => vec![(Kind::RoundTrip, round_trip_ms(&mut connection, count)?)],
+        _ => vec![],
     };
-    if let Some(measured) = measured {
+    for measured in measured {
         // Before the guest is told, so that the number is there when the guest has ended.
         sender.send(measured).ok();
     }

@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use super::memory::{self, IDLE};
-use super::podman::Podman;
 use super::{ENVIRONMENT, Extent};
 use crate::bench::contest::Contender;
 use crate::bench::plain_qemu::PlainQemu;
+use crate::bench::podman::Podman;
 use crate::bench::process::{self, Input, Running};
 use crate::bench::root_files::RootFiles;
 use crate::bench::series::{Group, Maker, Series, Subject, Unit};

@@ -1,12 +1,11 @@
 //! What an idle VM takes of the host's memory: pages that no other process shares with it.
 
-use std::path::Path;
 use std::process::Command;
 
-use crate::bench::process::{Input, Running};
+use crate::bench::process::{self, Input, Running};
 
 /// What the guest runs: it says that it is there, and waits for ever.
-pub(super) const IDLE: [&str; 3] = ["sh", "-c", "echo ready; read x || true"];
+pub(in crate::bench) const IDLE: [&str; 3] = ["sh", "-c", "echo ready; read x || true"];
 
 /// Private megabytes of one VM's processes, each the mean over all VMs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,22 +48,11 @@ fn private_bytes_of_chain(client: u32) -> Result<[u64; 3], String> {
 }
 
 fn only_child(parent: u32) -> Result<u32, String> {
-    let tasks = fs_err::read_dir(format!("/proc/{parent}/task")).map_err(|e| e.to_string())?;
-    let mut children = Vec::new();
-    // Each thread has its own list.
-    for task in tasks {
-        let task = task.map_err(|error| error.to_string())?;
-        children.extend(numbers(&task.path().join("children"))?);
-    }
+    let children = process::children(parent).map_err(|error| error.to_string())?;
     match children.as_slice() {
         [child] => Ok(*child),
         _ => Err(format!("process {parent} should have one child, but has {children:?}")),
     }
-}
-
-fn numbers(path: &Path) -> Result<Vec<u32>, String> {
-    let text = fs_err::read_to_string(path).map_err(|error| error.to_string())?;
-    Ok(text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
 }
 
 fn private_bytes(process: u32) -> Result<u64, String> {

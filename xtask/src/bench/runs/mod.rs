@@ -2,7 +2,6 @@
 
 mod contenders;
 mod memory;
-mod podman;
 mod ratios;
 
 use std::path::PathBuf;
@@ -11,9 +10,10 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Value, json};
 
 use self::contenders::Stage;
-use self::podman::Podman;
+pub(super) use self::memory::IDLE;
 use super::contest::{self, Place, Results, Rounds};
 use super::plain_qemu::{Guest, PlainQemu};
+use super::podman::{self, Podman};
 use super::root_files::RootFiles;
 use super::series::{Group, Series};
 use super::{CACHE, Pyro, host, plot, table};

@@ -96,7 +96,7 @@ impl Podman {
     /// A container that is there until it is finished, or this process dies.
     pub(super) fn live(&self) -> Result<Running, String> {
         let name = format!("--name={CONTAINER}");
-        let mut command = self.invocation.run(&["--interactive", &name], &super::memory::IDLE);
+        let mut command = self.invocation.run(&["--interactive", &name], &super::runs::IDLE);
         let mut live = Running::start(&mut command, Input::OpenUntilReleased)?;
         live.wait_for("ready\n")?;
         Ok(live)

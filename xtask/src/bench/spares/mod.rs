@@ -1,0 +1,134 @@
+//! `cargo xtask bench spares`: what it is worth that a VM is there before it is asked for, and what it costs.
+//!
+//! Beside runs in spares: the same in clones, in containers of podman and in bubblewrap's namespaces.
+
+mod contenders;
+mod keeper;
+
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Value, json};
+
+use self::contenders::Stage;
+use super::contest::{self, Place, Results, Rounds};
+use super::podman::{self, Podman};
+use super::root_files::RootFiles;
+use super::series::{Group, Series};
+use super::table::{self, Ratio, Target};
+use super::{CACHE, Pyro, host, plot};
+
+/// It has git.
+const ENVIRONMENT: &str = "debian:12";
+
+/// What contenders other than pyro need, below the target directory.
+const PLACE: &str = "bench-spares-place";
+
+const GROUPS: [Group; 4] = [Group::Fresh, Group::AtOnce, Group::Sustained, Group::Memory];
+
+/// How much is measured.
+#[derive(Debug, Clone)]
+pub(super) struct Extent {
+    rounds: Rounds,
+    /// How many clients there are, for each series.
+    clients: &'static [u32],
+    /// Of each client, one after the other.
+    runs: u32,
+}
+
+impl Extent {
+    pub(super) fn full(rounds: u32) -> Self {
+        Self { rounds: Rounds::after_one(rounds), clients: &[1, 2, 4, 8], runs: 5 }
+    }
+
+    /// Everything once, to see that it works. The numbers mean nothing.
+    pub(super) fn quick() -> Self {
+        Self { rounds: Rounds::ONE, clients: &[2], runs: 2 }
+    }
+}
+
+/// Measures everything, and leaves nothing behind, also when it is interrupted.
+pub(super) fn measure(pyro: &Pyro, extent: &Extent) -> Result<Results, String> {
+    contest::until_interrupted(|interrupted| prepare_and_measure(pyro, extent, interrupted))
+}
+
+fn prepare_and_measure(
+    pyro: &Pyro,
+    extent: &Extent,
+    interrupted: &AtomicBool,
+) -> Result<Results, String> {
+    let pulled = pyro.pull(CACHE, ENVIRONMENT)?;
+    let image = pulled["rootfs_image"].as_str().ok_or("`rootfs_image` is no path")?;
+    println!("    preparing the other contenders");
+    let path = pyro.target.join(PLACE);
+    podman::clean_up_after_interruption(&path);
+    let place = Place::prepare(path)?;
+    let root_files = RootFiles::unpack(image.into(), &place.path)?;
+    let podman = Podman::prepare(&root_files.archive, &place.path)?;
+    let accelerator = pyro.accelerator()?;
+    let stage = Stage { pyro, root_files: &root_files, podman: &podman };
+    let mut contenders = contenders::all(&stage, extent);
+    contest::measure_in_turn(&mut contenders, extent.rounds, interrupted)?;
+    let series: Vec<_> = contenders.into_iter().flat_map(|contender| contender.series).collect();
+    let results = results(&series, extent, accelerator);
+    podman.remove()?;
+    place.remove()?;
+    Ok(results)
+}
+
+fn ratios(series: &[Series]) -> Vec<Ratio> {
+    let ratio = |name, dividend: &str, divisor: &str, target| {
+        let value = table::median(series, dividend) / table::median(series, divisor);
+        Ratio { name, value, target }
+    };
+    vec![
+        ratio(
+            "podman run / run in a spare, git --version",
+            "podman-run-git",
+            "pyro-spare-git",
+            Target::AtLeast(5.0),
+        ),
+        ratio(
+            "run in a spare / bubblewrap, git --version",
+            "pyro-spare-git",
+            "bwrap-git",
+            Target::AtMost(4.0),
+        ),
+        ratio(
+            "clone / podman run, sh -c true",
+            "pyro-run-sh",
+            "podman-run-sh",
+            Target::AtMost(1.0),
+        ),
+        ratio(
+            "runs per second at once, 2: spares / clones",
+            "pyro-spares-at-once-2",
+            "pyro-clones-at-once-2",
+            Target::AtLeast(2.0),
+        ),
+        ratio(
+            "sustained runs per second, 2 clients: with spares / without",
+            "pyro-sustained-spares-2",
+            "pyro-sustained-clones-2",
+            Target::AtLeast(2.0),
+        ),
+    ]
+}
+
+fn results(series: &[Series], extent: &Extent, accelerator: &str) -> Results {
+    let ratios = ratios(series);
+    let samples = series.iter().map(|series| (series.id.clone(), series.to_json()));
+    let json = json!({
+        "host": host::facts(),
+        "accelerator": accelerator,
+        "environment": ENVIRONMENT,
+        "rounds": extent.rounds.counted,
+        "runs_of_each_client": extent.runs,
+        "ratios": table::ratios_json(&ratios),
+        "series": Value::Object(samples.collect()),
+    });
+    Results {
+        table: table::table(&GROUPS, series, &ratios),
+        json,
+        plot: plot::svg("What a spare is worth", &GROUPS, series, &host::describe()),
+    }
+}
