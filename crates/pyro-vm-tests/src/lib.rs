@@ -11,6 +11,12 @@ mod pyro;
 
 mod vms;
 
+mod range;
+
+mod bystanders;
+
+pub mod chance;
+
 mod collector;
 
 mod lifeline;
@@ -23,12 +29,14 @@ mod slots;
 
 pub mod internet;
 
+pub use self::bystanders::Bystanders;
 pub use self::environments::{BASE, BUILD, DEFAULT, cache_with, copy_cache};
 pub use self::executable::executable;
 pub use self::host::{Host, accelerators};
 pub use self::internet::Internet;
 pub use self::lifeline::{Process, Role};
 pub use self::pyro::{Outcome, Pyro, Running};
+pub use self::range::Range;
 pub use self::vms::Vms;
 
 use std::time::Duration;

@@ -5,23 +5,19 @@
 //! `PYRO_CRASH_KILLS` says how many there are to be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use pyro_vm_tests::{BASE, Host, Outcome, Process, Role, Running, Vms, copy_cache};
-use rustix::fs::{FlockOperation, flock};
-use serde_json::Value;
+use pyro_vm_tests::chance::{Chance, seed, variable};
+use pyro_vm_tests::{BASE, Bystanders, Host, Outcome, Process, Range, Running};
 
 /// As many as make some of each kind, and take three minutes on two busy CPUs.
 const KILLS: u64 = 300;
 
 /// VMs that are worked on at the same time.
 const WORKERS: u64 = 4;
-
-/// For whoever depended on a process that was killed.
-const NOTICED: Duration = Duration::from_mins(1);
 
 /// After a victim was not there at the moment that was drawn, another is drawn, this often.
 const MISSES_MAX: u32 = 10;
@@ -107,18 +103,11 @@ const EXPECTED_ERRORS: [&str; 4] = ["vm_lost", "vm_start_failed", "unknown_vm", 
 
 #[test]
 fn whatever_is_killed_at_any_moment_nothing_is_left_and_nobody_else_notices() {
-    let seed = variable("PYRO_CRASH_SEED").unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        now.as_millis().try_into().unwrap()
-    });
+    let seed = seed("PYRO_CRASH_SEED");
     println!("PYRO_CRASH_SEED={seed}");
     let host = Host::for_vms(usize::MAX);
-    let cache = host.directory().join("cache");
-    copy_cache(&cache);
-    let range = Range { vms: host.vms(), cache };
-    let [tick, idle, off] = range.bystanders();
-    let running = Bystander::tick(&range, &tick);
-    let well = [&tick, &idle].map(|id| range.processes_of(id));
+    let range = Range::new(&host);
+    let bystanders = Bystanders::begin(&range);
 
     let massacre = Massacre::new(&range, seed);
     std::thread::scope(|scope| {
@@ -129,171 +118,13 @@ fn whatever_is_killed_at_any_moment_nothing_is_left_and_nobody_else_notices() {
     });
     println!("{}", massacre.summary());
 
-    let bystanders = BTreeSet::from([tick.clone(), idle.clone(), off.clone()]);
-    range.assert_that_only_these_are_left(&bystanders);
+    range.assert_that_only_these_are_left(&bystanders.ids());
     // Only now has the last of them been dead at a look.
     range.list();
     let groups = massacre.groups.into_inner().unwrap();
     assert_eq!(groups.into_iter().find(|group| group.exists()), None);
-    assert_eq!([&tick, &idle].map(|id| range.processes_of(id)), well, "others than before");
-    running.end(&range);
-    range.json(&["vm", "start", "--json", &off]);
-    for id in &bystanders {
-        Bystander::check(&range, id);
-        range.json(&["vm", "delete", "--json", id]);
-    }
-    range.assert_that_nothing_is_left(&host);
-}
-
-/// Where all of this happens.
-struct Range<'host> {
-    vms: Vms<'host>,
-    cache: PathBuf,
-}
-
-impl Range<'_> {
-    fn start(&self, arguments: &[&str]) -> Running {
-        let pyro = self.vms.pyro(arguments);
-        let pyro = pyro.variable("PYRO_ENVIRONMENT_CACHE_DIR", self.cache.to_str().unwrap());
-        pyro.variable("PYRO_MAX_ACTIVE_VMS", "1000").start()
-    }
-
-    /// The document of a `pyro` that must succeed.
-    #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
-        let outcome = self.start(arguments).outcome();
-        assert_eq!(outcome.exit_code(), 0, "{arguments:?}: {outcome:#?}");
-        outcome.json()
-    }
-
-    #[track_caller]
-    fn create(&self, options: &[&str]) -> String {
-        let made = self.json(&[&["vm", "create", "--json", BASE], options].concat());
-        made["vm_id"].as_str().unwrap().to_owned()
-    }
-
-    /// The VMs there are, with what they were given as `worker`.
-    fn list(&self) -> BTreeMap<String, Option<String>> {
-        let list = self.json(&["vm", "list", "--json"]);
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let entry = |vm: &Value| (text(&vm["vm_id"]).unwrap(), text(&vm["metadata"]["worker"]));
-        list["vms"].as_array().unwrap().iter().map(entry).collect()
-    }
-
-    fn delete(&self, id: &str) {
-        self.json(&["vm", "delete", "--json", id]);
-    }
-
-    /// Deletes a VM that may have gone by itself, or be about to.
-    #[track_caller]
-    fn delete_if_there(&self, id: &str) {
-        let outcome = self.start(&["vm", "delete", "--json", id]).outcome();
-        if outcome.exit_code() != 0 {
-            assert_eq!(outcome.json()["error"]["code"], "unknown_vm", "{outcome:#?}");
-        }
-    }
-
-    /// The numbers of a VM's supervisor and QEMU.
-    fn processes_of(&self, id: &str) -> [i32; 2] {
-        let supervisor = self.vms.supervisor(id).expect("it has a supervisor");
-        let qemu = self.vms.qemu_of(&supervisor).expect("it runs");
-        [supervisor.pid(), qemu.pid()]
-    }
-
-    /// One that runs a command, one that runs none, and one that was stopped.
-    fn bystanders(&self) -> [String; 3] {
-        let ids = [(); 3].map(|()| self.create(&["--start", "--ttl-seconds", "3600"]));
-        for id in &ids {
-            let fill = format!("seq 500000 > /root/file; echo {id} >> /root/file; sync");
-            self.json(&["vm", "exec", "--json", id, "--", "sh", "-c", &fill]);
-        }
-        self.json(&["vm", "stop", "--json", &ids[2]]);
-        ids
-    }
-
-    fn assert_that_only_these_are_left(&self, bystanders: &BTreeSet<String>) {
-        let listed = self.list();
-        // Their creators were killed when they were there already, so they live.
-        for id in listed.keys().filter(|id| !bystanders.contains(*id)) {
-            self.delete(id);
-        }
-        let directories = names(&self.vms.state().join("vms"));
-        assert_eq!(directories, *bystanders);
-        let supervisors: Vec<_> = bystanders.iter().map(|id| self.vms.supervisor(id)).collect();
-        let supervisors: Vec<_> = supervisors.iter().map(|it| it.as_ref().unwrap()).collect();
-        let is_a_bystander = |process: &Process| {
-            supervisors.iter().any(|supervisor| {
-                let qemu = self.vms.qemu_of(supervisor);
-                process.pid() == supervisor.pid()
-                    || qemu.is_some_and(|qemu| qemu.pid() == process.pid())
-            })
-        };
-        for process in self.vms.family() {
-            // The test holds the lifeline, too, and so does the client in the bystander.
-            let is_of_a_vm = process.has(Role::Supervisor) || process.has(Role::Qemu);
-            if is_of_a_vm && !is_a_bystander(&process) {
-                assert!(process.ends_within(NOTICED), "still there: {process:?}");
-            }
-        }
-    }
-
-    fn assert_that_nothing_is_left(mut self, host: &Host) {
-        assert!(self.vms.end_within(NOTICED), "still there: {:#?}", self.vms.family());
-        host.assert_nothing_left();
-        let files = files_below(&self.cache);
-        let is_temporary =
-            |path: &&PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with('.');
-        assert_eq!(files.iter().find(is_temporary), None);
-        for path in &files {
-            let file = fs_err::File::open(path).unwrap();
-            let locked = flock(file.file(), FlockOperation::NonBlockingLockExclusive);
-            assert!(locked.is_ok(), "somebody holds a lock on `{}`", path.display());
-        }
-        let prune = host.pyro(&["env", "prune", "--all"]);
-        let cache = self.cache.to_str().unwrap();
-        prune.variable("PYRO_ENVIRONMENT_CACHE_DIR", cache).outcome().success();
-        let kept = ["confinement-probe.json", "kvm-probe.json"];
-        let left = files_below(&self.cache).into_iter().filter(|path| {
-            let name = path.file_name().unwrap().to_str().unwrap();
-            !kept.contains(&name) && path.parent().unwrap() != self.cache.join("locks")
-        });
-        assert_eq!(left.collect::<Vec<_>>(), Vec::<PathBuf>::new());
-    }
-}
-
-/// A command that runs all the time in a VM that nobody kills.
-struct Bystander {
-    id: String,
-    running: Running,
-}
-
-impl Bystander {
-    fn tick(range: &Range<'_>, id: &str) -> Self {
-        let script = "i=0; until test -e /root/end; do i=$((i+1)); echo $i; sleep 0.2; done; \
-            seq $i | md5sum >&2; echo end";
-        let exec = ["vm", "exec", "--timeout-seconds", "3600", id, "--", "sh", "-c", script];
-        let running = range.start(&exec);
-        running.wait_for_stdout("1\n");
-        Self { id: id.to_owned(), running }
-    }
-
-    fn end(self, range: &Range<'_>) {
-        range.json(&["vm", "exec", "--json", &self.id, "--", "touch", "/root/end"]);
-        let outcome = self.running.outcome();
-        let ticks: Vec<_> = outcome.success().lines().collect();
-        let (last, ticks) = ticks.split_last().unwrap();
-        assert_eq!(*last, "end");
-        let expected: Vec<_> = (1..=ticks.len()).map(|number| number.to_string()).collect();
-        assert_eq!(ticks, expected);
-    }
-
-    /// What was written before all of it.
-    fn check(range: &Range<'_>, id: &str) {
-        let script = "head -n 500000 /root/file | cmp - /root/expected && tail -n 1 /root/file";
-        let script = format!("seq 500000 > /root/expected; {script}");
-        let found = range.json(&["vm", "exec", "--json", id, "--", "sh", "-c", &script]);
-        assert_eq!(found["stdout"], format!("{id}\n"), "{found:#}");
-    }
+    bystanders.assert_unharmed(&range);
+    range.assert_that_nothing_is_left();
 }
 
 /// What the workers share.
@@ -313,7 +144,7 @@ struct Massacre<'range, 'host> {
 
 impl<'range, 'host> Massacre<'range, 'host> {
     fn new(range: &'range Range<'host>, seed: u64) -> Self {
-        let mut chance = Chance(seed);
+        let mut chance = Chance::new(seed);
         // The last is next.
         let mut schedule = round(&mut chance);
         schedule.extend(FIRST);
@@ -388,7 +219,7 @@ struct Worker<'massacre> {
 
 impl<'massacre> Worker<'massacre> {
     fn new(massacre: &'massacre Massacre<'massacre, 'massacre>, number: u64, seed: u64) -> Self {
-        let chance = Chance(seed ^ (number + 1) << 32);
+        let chance = Chance::new(seed ^ (number + 1) << 32);
         Self { massacre, range: massacre.range, name: number.to_string(), chance, vm: None }
     }
 
@@ -415,9 +246,9 @@ impl<'massacre> Worker<'massacre> {
         let began = Instant::now();
         let client = self.begin(deed, id.as_deref());
         let look = || {
-            let named = || self.range.vms.supervisor(id.as_deref()?);
+            let named = || self.range.vms().supervisor(id.as_deref()?);
             let supervisor = client.supervisor().or_else(named);
-            let qemu = self.range.vms.qemu_of(supervisor.as_ref()?);
+            let qemu = self.range.vms().qemu_of(supervisor.as_ref()?);
             Some((supervisor?, qemu))
         };
         if aim == Aim::AtSight {
@@ -556,49 +387,4 @@ fn check(deed: Deed, outcome: &Outcome, something_was_killed: bool) {
     let code = outcome.json()["error"]["code"].clone();
     let is_expected = EXPECTED_ERRORS.iter().any(|expected| code == *expected);
     assert!(is_expected, "{deed:?}: {outcome:#?}");
-}
-
-/// Random numbers that are the same for the same seed: `SplitMix64`.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.next().is_multiple_of(count)
-    }
-
-    fn below(&mut self, limit: Duration) -> Duration {
-        let micros = u64::try_from(limit.as_micros()).unwrap().max(1);
-        Duration::from_micros(self.next() % micros)
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            let other = self.next() % (last as u64 + 1);
-            items.swap(last, usize::try_from(other).unwrap());
-        }
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "a test is configured by whoever looks into it")]
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().expect(name))
-}
-
-fn names(directory: &Path) -> BTreeSet<String> {
-    let entries = fs_err::read_dir(directory).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-/// Every file below `directory`.
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let paths = fs_err::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
