@@ -12,7 +12,7 @@ pub struct Bystanders {
     idle: String,
     off: String,
     running: Running,
-    /// The numbers of the processes of those that run.
+    /// The numbers of their processes.
     pids: Vec<i32>,
 }
 
@@ -30,7 +30,7 @@ impl Bystanders {
         let exec = ["vm", "exec", "--timeout-seconds", "3600", &tick, "--", "sh", "-c", script];
         let running = range.start(&exec);
         running.wait_for_stdout("1\n");
-        let pids = pids(range, [&tick, &idle]);
+        let pids = pids(range, [&tick, &idle, &off]);
         Self { tick, idle, off, running, pids }
     }
 
@@ -45,7 +45,8 @@ impl Bystanders {
 
     /// Fails if one of them noticed anything, and deletes them.
     pub fn assert_unharmed(self, range: &Range<'_>) {
-        assert_eq!(pids(range, [&self.tick, &self.idle]), self.pids, "others than before");
+        let ids = [&self.tick, &self.idle, &self.off];
+        assert_eq!(pids(range, ids), self.pids, "others than before");
         range.json(&["vm", "exec", "--json", &self.tick, "--", "touch", "/root/end"]);
         let ids = self.ids();
         let outcome = self.running.outcome();
@@ -66,7 +67,7 @@ impl Bystanders {
     }
 }
 
-fn pids(range: &Range<'_>, ids: [&String; 2]) -> Vec<i32> {
+fn pids(range: &Range<'_>, ids: [&String; 3]) -> Vec<i32> {
     let processes = ids.into_iter().flat_map(|id| range.processes_of(id));
     processes.map(|process| process.pid()).collect()
 }

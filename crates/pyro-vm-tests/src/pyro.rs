@@ -279,7 +279,12 @@ impl Drop for Running {
 impl Outcome {
     /// Whether it ended by SIGKILL.
     pub fn was_killed(&self) -> bool {
-        self.status.signal() == Some(Signal::KILL.as_raw())
+        self.ended_by(Signal::KILL)
+    }
+
+    /// Whether it ended by this signal, for which it did not listen yet.
+    pub fn ended_by(&self, signal: Signal) -> bool {
+        self.status.signal() == Some(signal.as_raw())
     }
 
     pub fn exit_code(&self) -> i32 {

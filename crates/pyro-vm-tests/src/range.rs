@@ -76,11 +76,11 @@ impl<'host> Range<'host> {
         }
     }
 
-    /// The supervisor and the QEMU of a VM that runs.
-    pub fn processes_of(&self, id: &str) -> [Process; 2] {
+    /// The supervisor of a VM, and its QEMU if it runs.
+    pub fn processes_of(&self, id: &str) -> Vec<Process> {
         let supervisor = self.vms.supervisor(id).expect("it has a supervisor");
-        let qemu = self.vms.qemu_of(&supervisor).expect("it runs");
-        [supervisor, qemu]
+        let qemu = self.vms.qemu_of(&supervisor);
+        [supervisor].into_iter().chain(qemu).collect()
     }
 
     /// Deletes every VM with a life of its own but these; fails if anything is left of any other VM.
@@ -92,12 +92,8 @@ impl<'host> Range<'host> {
         }
         let directories = names(&self.vms.state().join("vms"));
         assert_eq!(directories, *ids);
-        let supervisors = ids.iter().map(|id| self.vms.supervisor(id).unwrap());
-        let kept: Vec<_> = supervisors
-            .flat_map(|supervisor| [self.vms.qemu_of(&supervisor), Some(supervisor)])
-            .flatten()
-            .map(|process| process.pid())
-            .collect();
+        let kept = ids.iter().flat_map(|id| self.processes_of(id));
+        let kept: Vec<_> = kept.map(|process| process.pid()).collect();
         for process in self.vms.family() {
             // The test holds the lifeline, too, and so does the client of a VM that is kept.
             let is_of_a_vm = process.has(Role::Supervisor) || process.has(Role::Qemu);

@@ -30,6 +30,8 @@ mod terminal;
 
 mod crash;
 
+mod stampede;
+
 mod hostile;
 
 mod hostile_agent;
