@@ -177,7 +177,10 @@ impl Agent {
                 status,
                 out_of_memory: run.processes.ran_out_of_memory(),
             })?;
-            self.leftovers.push(run.into_leftover());
+            let mut leftover = run.into_leftover();
+            // The last of them may have ended just now, and then the next run can have its number.
+            leftover.processes.notice_change();
+            self.leftovers.push(leftover);
         }
         // So that everyone is the first to use the port's room in turn.
         if self.runs.len() > 1 {

@@ -6,6 +6,8 @@
 //!       run-1, run-2, …       one run each: pids.max, cgroup.kill, cgroup.events
 //! ```
 //!
+//! A run gets the lowest number that is free, so that it does not learn how many were there before it.
+//!
 //! Every kernel feature is used if it is there and done without if not: a smaller guest kernel may
 //! lack controllers, or cgroups altogether. There is no `memory.oom.group`: a command that runs out
 //! of memory loses its biggest process, as on any Linux, and sees it fail.
@@ -33,6 +35,9 @@ const PIDS_MAX: u64 = 4096;
 
 /// Of the kernel's own limit, what runs cannot take.
 const PIDS_RESERVE: u64 = 256;
+
+/// Far more runs than there can be, with what they leave.
+const NUMBER_MAX: u32 = 100_000;
 
 /// Control files are a few lines; nothing of interest comes later.
 const CONTROL_FILE_BYTES: usize = 1024;
@@ -62,7 +67,6 @@ impl MachineLimits {
 pub(crate) struct RunsCgroup {
     directory: Rc<OwnedFd>,
     pids_max_per_run: u64,
-    next: u64,
     /// Made ahead, because it takes the kernel long: for the run that comes next, which in a VM that
     /// was restored from a template is the first.
     prepared: Option<RunCgroup>,
@@ -94,7 +98,6 @@ impl RunsCgroup {
             directory: Rc::new(directory),
             // A fork bomb leaves the other runs as much as it takes.
             pids_max_per_run: pids_max / 2,
-            next: 1,
             prepared: None,
         })
     }
@@ -112,15 +115,26 @@ impl RunsCgroup {
         self.prepared.take().map_or_else(|| self.create_run(), Ok)
     }
 
-    fn create_run(&mut self) -> io::Result<RunCgroup> {
-        let name = format!("run-{}", self.next);
-        self.next += 1;
-        mkdirat(&self.directory, &name, Mode::from_raw_mode(0o755))?;
+    fn create_run(&self) -> io::Result<RunCgroup> {
+        let name = make_lowest(&self.directory)?;
         let directory = open_directory(&self.directory, &name)?;
         write_if_present(&directory, "pids.max", &self.pids_max_per_run.to_string())?;
         let events = openat(&directory, "cgroup.events", READ, Mode::empty())?;
         Ok(RunCgroup { parent: Rc::clone(&self.directory), name, directory, events })
     }
+}
+
+/// Makes the first of `run-1`, `run-2`, … that is not there yet in `parent`. A command may have made some.
+fn make_lowest(parent: &OwnedFd) -> io::Result<String> {
+    for number in 1..=NUMBER_MAX {
+        let name = format!("run-{number}");
+        match mkdirat(parent, &name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => return Ok(name),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Errno::EXIST.into())
 }
 
 impl RunCgroup {

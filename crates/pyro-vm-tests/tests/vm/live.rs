@@ -39,6 +39,23 @@ fn a_time_out_ends_the_command_and_not_the_vm() {
 }
 
 #[test]
+fn a_command_does_not_learn_from_its_control_group_how_many_ran_before_it() {
+    let host = Host::new();
+    block_on(async {
+        let mut vm = start(&pyro(&host)).await;
+        for _ in 0..3 {
+            let group = exec(&mut vm, "cat /proc/self/cgroup").await.unwrap();
+            assert_eq!(group.stdout, "0::/pyro/run-1\n");
+        }
+        // What has processes keeps its own.
+        exec(&mut vm, "sleep 600 &").await.unwrap();
+        let group = exec(&mut vm, "cat /proc/self/cgroup").await.unwrap();
+        assert_eq!(group.stdout, "0::/pyro/run-2\n");
+        vm.end().await.unwrap();
+    });
+}
+
+#[test]
 fn a_vm_whose_command_was_given_up_takes_no_other() {
     let host = Host::new();
     block_on(async {
@@ -53,7 +70,8 @@ fn a_vm_whose_command_was_given_up_takes_no_other() {
     });
 }
 
-fn pyro(host: &Host) -> Pyro {
+/// The core as this process has it.
+pub(crate) fn pyro(host: &Host) -> Pyro {
     Pyro::new(Config {
         cache_dir: cache_with(BASE),
         state_dir: host.state(),
@@ -93,7 +111,7 @@ async fn exec(vm: &mut Vm, command: &str) -> Result<ExecOutcome, PyroError> {
     vm.exec(request(command), Streams::default()).await
 }
 
-fn block_on(test: impl Future<Output = ()>) {
+pub(crate) fn block_on(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(test);
 }
