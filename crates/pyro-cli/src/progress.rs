@@ -42,6 +42,11 @@ impl Display {
                     self.step(&Step::of_launch(phase));
                 }
             }
+            Progress::SpareFailed { reason } => {
+                if !self.output.quiet {
+                    terminal::say(&spare_failed_text(&reason));
+                }
+            }
             Progress::VmReady { vm_id, accelerator, report } => {
                 self.clear();
                 if let StartKind::ColdBootInstead { reason } = &report.start
@@ -160,6 +165,14 @@ fn fallback_text(reason: &PyroError) -> String {
     format!(
         "{YELLOW}warning:{YELLOW:#} the VM was booted instead of restored from a template, which is \
          slower\n  because: {}\n",
+        paragraph(&reason.one_line())
+    )
+}
+
+fn spare_failed_text(reason: &PyroError) -> String {
+    format!(
+        "{YELLOW}warning:{YELLOW:#} a spare failed when it was claimed, and another VM is made instead\n  \
+         because: {}\n",
         paragraph(&reason.one_line())
     )
 }

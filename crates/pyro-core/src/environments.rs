@@ -11,7 +11,7 @@ use pyro_environments::{
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::{ErrorKind, PyroError};
+use crate::{ErrorKind, PyroError, spares};
 
 /// The versions of pyro that can boot what this catalog describes.
 const COMPATIBILITY: &str = ">=3.0.0,<4.0.0";
@@ -137,6 +137,7 @@ pub(crate) fn prune(
     store: &Store,
     scope: PruneScope,
 ) -> Result<PruneReport, PyroError> {
+    spares::remove_abandoned(config);
     let pruned = store.prune(scope).map_err(|error| match &error {
         PruneError::Inspect(error) => store_failure(error),
         PruneError::Delete { .. } => prune_failure(&error),

@@ -406,17 +406,6 @@ pub(crate) async fn stop(config: &Config) -> Result<StoppedKeepers, PyroError> {
     Ok(StoppedKeepers { count: stopped_keeper_ids.len(), stopped_keeper_ids })
 }
 
-/// The sockets of keepers that were killed. Nothing is removed.
-pub(crate) fn abandoned(config: &Config) -> Vec<PathBuf> {
-    let directory = config.keepers_directory();
-    let is_dead = |name: &String| {
-        let connected =
-            short(&directory, name, |path| std::os::unix::net::UnixStream::connect(path));
-        connected.is_err_and(|error| error.kind() == IoErrorKind::ConnectionRefused)
-    };
-    names(&directory).into_iter().filter(is_dead).map(|name| directory.join(name)).collect()
-}
-
 /// Connects to a keeper. The socket of one that was killed is removed.
 fn reach(config: &Config, name: &str) -> Option<Talk> {
     let directory = config.keepers_directory();

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::vms::VmsDirectory;
-use crate::{ErrorKind, PyroError, keeper};
+use crate::{ErrorKind, PyroError};
 
 /// Something that somebody left who was killed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -57,8 +57,8 @@ pub(crate) async fn find(config: &Config, store: &Store) -> Result<Vec<Leftover>
             .context("cannot look for what killed processes have left")
     };
     let vms = VmsDirectory::at(config.vms_directory()).abandoned().await?;
-    let mut spares = pyro_supervisor::spare::client::abandoned(&config.spares_directory()).await;
-    spares.extend(keeper::abandoned(config));
+    let mut spares = pyro_supervisor::spare::client::abandoned(&config.spares_directory());
+    spares.extend(pyro_supervisor::sockets::abandoned(&config.keepers_directory()));
     let groups = pyro_qemu::confinement::abandoned_groups();
     let templates = pyro_supervisor::abandoned_templates(&config.templates_directory());
     let builds = store.abandoned_builds();

@@ -22,7 +22,7 @@ use crate::run::{Cleanup, HostCompat};
 use crate::streams::Streams;
 use crate::vm::{self, VmRequest, client_failure};
 use crate::vms::{self, VmsDirectory};
-use crate::{ErrorKind, PyroError};
+use crate::{ErrorKind, PyroError, spares};
 
 /// Within this a process that was killed has ended.
 const DYING_DEADLINE: Duration = Duration::from_secs(10);
@@ -276,6 +276,7 @@ pub(crate) fn status(pyro: &Pyro, id: &VmId) -> Result<VmInfo, PyroError> {
 }
 
 pub(crate) async fn list(pyro: &Pyro) -> Result<VmList, PyroError> {
+    spares::remove_abandoned(pyro.config());
     let census = directory(pyro).census().await?;
     Ok(VmList { vms: census.living.into_iter().map(VmInfo::from).collect() })
 }

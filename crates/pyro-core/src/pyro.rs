@@ -32,6 +32,10 @@ use crate::{
 pub enum Progress {
     Pull(PullProgress),
     Launch(LaunchPhase),
+    /// A spare that was there could not be had after all, and a VM is made instead.
+    SpareFailed {
+        reason: PyroError,
+    },
     /// The VM takes commands.
     VmReady {
         vm_id: String,

@@ -13,7 +13,8 @@ use pyro_protocol::client::{LaunchReport, LaunchSpec, Lifetime};
 use pyro_protocol::network::NetworkSpec;
 use pyro_protocol::record::SpareRecord;
 use pyro_supervisor::client::{Departures, Supervisor};
-use pyro_supervisor::spare::client::{self as spare, OwnedSpare, SpareEvent};
+use pyro_supervisor::sockets;
+use pyro_supervisor::spare::client::{self as spare, ClaimError, OwnedSpare, SpareEvent};
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
@@ -339,13 +340,25 @@ fn available_mib(meminfo: &str) -> Option<u64> {
     rest.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib / 1024)
 }
 
-/// Claims a spare for a VM as specified. Whatever goes wrong, there is another way to the VM.
+/// Claims a spare for a VM as specified; `None` where there is none. Fails where there was one, which failed its
+/// claimer. Whatever goes wrong, there is another way to the VM.
 pub(crate) async fn claim(
     config: &Config,
     spec: &LaunchSpec,
     departures: &Departures,
-) -> Option<(Supervisor, LaunchReport)> {
-    spare::claim(&config.spares_directory(), spec, departures).await.ok().flatten()
+) -> Result<Option<(Supervisor, LaunchReport)>, PyroError> {
+    let claimed = spare::claim(&config.spares_directory(), spec, departures).await;
+    claimed.or_else(|error| match error {
+        // Whoever restores a VM needs the same key, and says why there is none.
+        ClaimError::Key { .. } => Ok(None),
+        ClaimError::Failed { source } => Err(client_failure(source)),
+    })
+}
+
+/// Removes the sockets of spares, and of those who kept them, that were killed.
+pub(crate) fn remove_abandoned(config: &Config) {
+    spare::remove_abandoned(&config.spares_directory());
+    sockets::remove_abandoned(&config.keepers_directory());
 }
 
 /// The spares of this user.

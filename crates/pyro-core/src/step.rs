@@ -65,7 +65,9 @@ impl Step {
         match progress {
             Progress::Pull(step) => Some(Self::of_pull(step).text),
             Progress::Launch(phase) => Some(Self::of_launch(*phase).text),
-            Progress::VmReady { .. } | Progress::HostCompat { .. } => None,
+            Progress::SpareFailed { .. }
+            | Progress::VmReady { .. }
+            | Progress::HostCompat { .. } => None,
         }
     }
 
@@ -92,5 +94,6 @@ fn launch_text(phase: LaunchPhase) -> &'static str {
         LaunchPhase::Booting => "booting a VM",
         LaunchPhase::Configuring => "configuring the VM",
         LaunchPhase::WarmingSpare => "warming a spare up",
+        LaunchPhase::ResumingSpare => "resuming a spare",
     }
 }

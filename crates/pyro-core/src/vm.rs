@@ -183,6 +183,10 @@ pub(crate) async fn launch(
     let (id, accelerator) = (spec.vm_id.clone(), spec.accelerator);
     let policies = spec.network.as_ref().map(|network| network.policies.clone());
     let claimed = spares::claim(config, &spec, departures).await;
+    let claimed = claimed.unwrap_or_else(|reason| {
+        progress(Progress::SpareFailed { reason });
+        None
+    });
     let (supervisor, report) = if let Some(claimed) = claimed {
         claimed
     } else {

@@ -50,6 +50,9 @@ impl Narrator {
         match progress {
             Progress::Pull(step) => self.say(words(&Step::of_pull(&step))),
             Progress::Launch(phase) => self.say(words(&Step::of_launch(phase))),
+            Progress::SpareFailed { .. } => {
+                self.say("a spare failed when it was claimed: making another VM");
+            }
             Progress::VmReady { .. } => self.say("the VM is ready"),
             Progress::HostCompat { .. } => {
                 self.say("no VM can be had: running the command on the host itself");

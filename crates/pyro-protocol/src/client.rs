@@ -275,6 +275,8 @@ pub enum LaunchPhase {
     Configuring,
     /// Commands run in a spare, so that their code is translated.
     WarmingSpare,
+    /// A spare goes on, as the VM of whoever claimed it.
+    ResumingSpare,
 }
 
 /// How a VM's start went.

@@ -43,6 +43,8 @@ mod template;
 
 pub mod spare;
 
+pub mod sockets;
+
 mod initramfs;
 
 mod scratch;

@@ -16,6 +16,7 @@ use crate::client::{Answer, ClientError, Departures, Executable, Life, Line, Sup
 use crate::departures::Pidfd;
 use crate::link::LinkError;
 use crate::remote::{connect, done};
+use crate::sockets;
 pub use crate::template::key::KeyError;
 
 /// From a connection to a greeting. A spare has nothing else to do; one that takes longer is worse than none.
@@ -27,9 +28,6 @@ const _: () = assert!(CLAIM_DEADLINE.as_secs() > RESUME_DEADLINE.as_secs());
 
 /// For a spare to say what it is.
 const DESCRIPTION_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Spares that are looked at in one place, by whoever claims one or lists them: more than fit into a host.
-const SPARES_MAX: usize = 256;
 
 /// A spare, from its owner's side. When it is dropped the spare goes, unless it was claimed.
 #[derive(Debug)]
@@ -92,22 +90,31 @@ impl Drop for OwnedSpare {
     }
 }
 
-/// Claims a spare for a VM as specified, from below the directory `spares`. `None` where there is none, or none that
-/// could be had.
+/// Why a claim failed, beyond that there is no spare.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    #[error("cannot tell which spares would do")]
+    Key { source: KeyError },
+    /// There may be others, but what it takes to ask them is better spent on a clone.
+    #[error("a spare failed its claimer")]
+    Failed { source: ClientError },
+}
+
+/// Claims a spare for a VM as specified, from below the directory `spares`. `None` where there is none, or others were
+/// faster.
 pub async fn claim(
     spares: &Path,
     spec: &LaunchSpec,
     departures: &Departures,
-) -> Result<Option<(Supervisor, LaunchReport)>, KeyError> {
+) -> Result<Option<(Supervisor, LaunchReport)>, ClaimError> {
     // Most hosts have none, and need not find out which they would want.
     if !spares.exists() {
         return Ok(None);
     }
-    let Some(key) = SpareKey::of(spec)? else { return Ok(None) };
+    let key = SpareKey::of(spec).map_err(|source| ClaimError::Key { source })?;
+    let Some(key) = key else { return Ok(None) };
     let directory = spares.join(key.as_str());
-    let mut names = names(&directory);
-    // One that is being made.
-    names.retain(|name| !name.starts_with('.'));
+    let mut names = sockets::names(&directory);
     // Claimers that come at the same time should not all ask the same ones first.
     let start = usize::from_str_radix(&spec.vm_id, 16).unwrap_or(0) % names.len().max(1);
     names.rotate_left(start);
@@ -122,6 +129,7 @@ pub async fn claim(
             Ok(claimed) => return Ok(Some(claimed)),
             Err(NotClaimed::Gone) => {}
             Err(NotClaimed::Refused) => break,
+            Err(NotClaimed::Failed(source)) => return Err(ClaimError::Failed { source }),
         }
     }
     Ok(None)
@@ -132,8 +140,10 @@ pub async fn claim(
 enum NotClaimed {
     /// Somebody was faster, or its supervisor is gone: the next one may be there.
     Gone,
-    /// It cannot be had like this, or not in time. What it takes to ask the next one is better spent on a clone.
+    /// What is asked for cannot be had, as whoever makes a clone finds out as well.
     Refused,
+    /// It does not do what it should.
+    Failed(ClientError),
 }
 
 async fn claim_one(
@@ -144,13 +154,19 @@ async fn claim_one(
 ) -> Result<(Supervisor, LaunchReport), NotClaimed> {
     let (mut line, process) = reach(directory, name).await?;
     let claim = ToSupervisor::Claim(Box::new(claim.clone()));
-    let answer = tokio::time::timeout(CLAIM_DEADLINE, line.ask(&claim, |_| {})).await;
-    match answer {
-        Ok(Ok(Answer::Ready(report))) => {
+    // The first thing that is said to the one who gets it.
+    let mut is_ours = false;
+    let answer = tokio::time::timeout(CLAIM_DEADLINE, line.ask(&claim, |_| is_ours = true)).await;
+    match answer.unwrap_or(Err(ClientError::NoAnswer { deadline: CLAIM_DEADLINE })) {
+        Ok(Answer::Ready(report)) => {
             Ok((Supervisor::taken_over(line, process, departures), report))
         }
-        Ok(Err(ClientError::NoConversation { source: LinkError::Closed })) => Err(NotClaimed::Gone),
-        Ok(Ok(Answer::Done) | Err(_)) | Err(_) => Err(NotClaimed::Refused),
+        Ok(Answer::Done) => Err(NotClaimed::Failed(ClientError::UnexpectedMessage)),
+        Err(ClientError::NoConversation { source: LinkError::Closed }) if !is_ours => {
+            Err(NotClaimed::Gone)
+        }
+        Err(ClientError::Reported(_)) if !is_ours => Err(NotClaimed::Refused),
+        Err(error) => Err(NotClaimed::Failed(error)),
     }
 }
 
@@ -172,20 +188,23 @@ async fn reach(directory: &Path, name: &str) -> Result<(Line, Pidfd), NotClaimed
         return Err(NotClaimed::Gone);
     }
     let process = Pidfd::open(peer.pid).map_err(|_| NotClaimed::Gone)?;
-    match tokio::time::timeout(GREETING_DEADLINE, Line::call(stream)).await {
+    let deadline = GREETING_DEADLINE;
+    match tokio::time::timeout(deadline, Line::call(stream)).await {
         Ok(Ok(line)) => Ok((line, process)),
         // It was claimed at this moment.
         Ok(Err(ClientError::NoConversation { source: LinkError::Closed })) => Err(NotClaimed::Gone),
-        Ok(Err(_)) | Err(_) => Err(NotClaimed::Refused),
+        Ok(Err(error)) => Err(NotClaimed::Failed(error)),
+        Err(_) => Err(NotClaimed::Failed(ClientError::NoAnswer { deadline })),
     }
 }
 
 /// All spares below `spares` that say what they are, oldest first. Sockets of supervisors that were killed are removed.
 pub async fn list(spares: &Path) -> Vec<SpareRecord> {
     let mut records = Vec::new();
-    for key in names(spares) {
+    remove_abandoned(spares);
+    for key in sockets::names(spares) {
         let directory = spares.join(key);
-        for name in names(&directory) {
+        for name in sockets::names(&directory) {
             let Ok((mut line, _)) = reach(&directory, &name).await else { continue };
             let described = async {
                 line.say(&ToSupervisor::DescribeSpare).await.ok()?;
@@ -197,33 +216,23 @@ pub async fn list(spares: &Path) -> Vec<SpareRecord> {
             let described = tokio::time::timeout(DESCRIPTION_DEADLINE, described).await;
             records.extend(described.ok().flatten());
         }
-        // It fails while there are spares of this key.
-        rustix::fs::rmdir(&directory).ok();
     }
     records.sort_by(|one, other| (one.created_at, &one.id).cmp(&(other.created_at, &other.id)));
     records
 }
 
 /// The sockets below `spares` that nobody listens at: those of supervisors that were killed. Nothing is removed.
-pub async fn abandoned(spares: &Path) -> Vec<PathBuf> {
-    let mut abandoned = Vec::new();
-    for key in names(spares) {
-        let directory = spares.join(key);
-        for name in names(&directory) {
-            let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
-            if connect(&directory, &name).await.is_err_and(refused) {
-                abandoned.push(directory.join(name));
-            }
-        }
-    }
-    abandoned
+pub fn abandoned(spares: &Path) -> Vec<PathBuf> {
+    let directories = sockets::names(spares).into_iter().map(|key| spares.join(key));
+    directories.flat_map(|directory| sockets::abandoned(&directory)).collect()
 }
 
-/// What lies in a directory, in order; nothing where there is none.
-fn names(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs_err::read_dir(directory) else { return Vec::new() };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<_> = names.take(SPARES_MAX).collect();
-    names.sort();
-    names
+/// Removes what supervisors have left that were killed. Nobody is asked anything.
+pub fn remove_abandoned(spares: &Path) {
+    for key in sockets::names(spares) {
+        let directory = spares.join(key);
+        sockets::remove_abandoned(&directory);
+        // It fails while there are spares of this key.
+        rustix::fs::rmdir(&directory).ok();
+    }
 }

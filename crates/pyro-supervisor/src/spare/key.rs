@@ -11,7 +11,7 @@ pub(crate) struct SpareKey(String);
 
 impl SpareKey {
     /// Changes with what is said to a spare.
-    const FORMAT: u32 = 1;
+    const FORMAT: u32 = 2;
 
     /// `None` for a VM that is to be booted.
     pub(crate) fn of(spec: &LaunchSpec) -> Result<Option<Self>, KeyError> {

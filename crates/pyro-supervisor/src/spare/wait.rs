@@ -151,6 +151,9 @@ async fn wait(
                     Ok(belongings) => {
                         // Nobody else finds it from here on.
                         drop((house, askers));
+                        // What goes wrong from here on is this claimer's affair.
+                        let resuming = FromSupervisor::Progress(LaunchPhase::ResumingSpare);
+                        tell(&mut link, &resuming).await;
                         tell(&mut owner, &FromSupervisor::Claimed).await;
                         spec.vm_id = claim.vm_id;
                         spec.time_to_live = claim.time_to_live;
