@@ -232,7 +232,8 @@ pub(crate) struct ExecArguments {
 #[command(after_help = "\
 A spare is a VM that was restored ahead and stands still: some 75 MB of memory, no CPU. `pyro run`
 and every other surface take one where it fits, each is used once, and it is replaced afterwards.
-They are kept by a process in the background, which ends when the time is over or with --stop.
+They are kept by a process in the background, which ends when the time is over or with --stop,
+or when another one keeps spares of the same kind instead: the last `pyro warm` counts.
 
 Examples:
   pyro warm debian:12 --count 2 --for 30m

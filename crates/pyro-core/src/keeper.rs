@@ -2,14 +2,19 @@
 //!
 //! ```text
 //!   pyro warm ── starts, asks ──► pyro internal keep-spares        in a session of its own
-//!        ◄── steps, then Standing ─┘       │ serves  keepers/<id>
-//!        says Keep, and ends               ▼
+//!        ◄── steps, then Standing ─┘       │ ends    those who keep the same kind
+//!        says Keep  ──────────────►        │ serves  keepers/<id>
+//!        ◄── Kept, and ends ───────┘       ▼
 //!   pyro warm --status, --stop ── connect, ask
 //! ```
 //!
-//! Until its starter has said `Keep` the keeper ends with it, so that an interrupted `pyro warm` leaves nothing. What is
-//! said is one JSON object per line.
+//! Until its starter has said `Keep` the keeper ends with it, so that an interrupted `pyro warm` leaves all as it was.
+//! What is said is one JSON object per line.
+//!
+//! The last keeper of a kind is the only one: it ends the others when its own spares stand. Of two that are started at
+//! the same time one is the last, because they do this one after the other, with the lock of the directory.
 
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind as IoErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -18,6 +23,7 @@ use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
+use pyro_supervisor::sockets;
 use rustix::net::sockopt::socket_peercred;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -41,6 +47,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// For a keeper to end its spares.
 const STOP_DEADLINE: Duration = Duration::from_mins(1);
 
+/// How often the lock of the keepers' directory is tried. Whoever holds it ends other keepers.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Spares to be kept by a process of their own.
 #[derive(Debug, Clone)]
 pub struct KeepRequest {
@@ -63,7 +72,22 @@ pub struct KeeperInfo {
     pub expires_at: f64,
 }
 
+/// A process that keeps spares from now on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StartedKeeper {
+    #[serde(flatten)]
+    pub keeper: KeeperInfo,
+    /// Those who kept spares of the same kind before, and were ended.
+    pub replaced_keeper_ids: Vec<String>,
+}
+
 impl KeeperInfo {
+    /// Whether both keep spares that can stand in for each other.
+    fn is_of_kind_of(&self, other: &Self) -> bool {
+        let kind = |of: &Self| (of.vcpu_count, of.mem_mib, of.network_enabled);
+        (&self.environment, kind(self)) == (&other.environment, kind(other))
+    }
+
     /// Until it ends.
     pub fn time_left(&self) -> Duration {
         let expires_at = Duration::try_from_secs_f64(self.expires_at).unwrap_or_default();
@@ -104,7 +128,9 @@ struct Order {
 enum FromKeeper {
     Step(String),
     /// All spares stand.
-    Standing(KeeperInfo),
+    Standing,
+    /// Others find it.
+    Kept(StartedKeeper),
     Failed(PyroError),
 }
 
@@ -140,7 +166,7 @@ pub(crate) async fn start(
     config: &Config,
     request: &KeepRequest,
     step: &(dyn Fn(&str) + Send + Sync),
-) -> Result<KeeperInfo, PyroError> {
+) -> Result<StartedKeeper, PyroError> {
     let cannot_start = |error: std::io::Error| {
         PyroError::from_error(ErrorKind::Internal, &error)
             .context("cannot start the process that keeps spares")
@@ -169,11 +195,13 @@ pub(crate) async fn start(
     loop {
         match talk.hear().await {
             Some(FromKeeper::Step(text)) => step(&text),
-            Some(FromKeeper::Standing(info)) => {
+            Some(FromKeeper::Standing) => {
                 talk.say(&ToKeeper::Keep).await.map_err(cannot_start)?;
+            }
+            Some(FromKeeper::Kept(started)) => {
                 // The runtime collects it if it ends before this process does.
                 drop(child);
-                return Ok(info);
+                return Ok(started);
             }
             Some(FromKeeper::Failed(failure)) => return Err(failure),
             None => {
@@ -284,19 +312,59 @@ async fn keep(
             }
         }
     }
-    let post = Post::open(&pyro.config().keepers_directory(), &id)?;
-    if starter.say(&FromKeeper::Standing(info.clone())).await.is_err()
+    if starter.say(&FromKeeper::Standing).await.is_err()
         || starter.hear().await != Some(ToKeeper::Keep)
     {
         return Ok(None);
     }
     // Nobody is told any more.
     drop(heard);
+    let (post, replaced_keeper_ids) = tokio::select! {
+        post = take_over(pyro.config(), &info) => post?,
+        () = &mut time_over => return Ok(None),
+        never = &mut pool => match never {},
+    };
+    let kept = FromKeeper::Kept(StartedKeeper { keeper: info.clone(), replaced_keeper_ids });
+    // Whoever has said `Keep` may leave.
+    starter.say(&kept).await.ok();
     Ok(tokio::select! {
         never = &mut pool => match never {},
         () = time_over => None,
         asker = post.serve(&info) => Some(asker),
     })
+}
+
+/// Ends whoever keeps spares of the same kind, and has others find this keeper instead.
+async fn take_over(config: &Config, info: &KeeperInfo) -> Result<(Post, Vec<String>), PyroError> {
+    let directory = config.keepers_directory();
+    // For this user only.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    made.map_err(|error| unusable(&error))?;
+    let _lock = lock(&directory).await?;
+    let mut replaced = Vec::new();
+    for other in list(config).await {
+        if other.is_of_kind_of(info) && stop_one(config, &other.keeper_id).await? {
+            replaced.push(other.keeper_id);
+        }
+    }
+    Ok((Post::open(&directory, &info.keeper_id)?, replaced))
+}
+
+/// Locks the keepers' directory, as long as the file lives. Others have it for as long as it takes to end some.
+async fn lock(directory: &Path) -> Result<File, PyroError> {
+    let lock = fs_err::File::open(directory).map_err(|error| unusable(&error))?.into_parts().0;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::Error(error)) => return Err(unusable(&error)),
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_INTERVAL).await,
+        }
+    }
+}
+
+fn unusable(error: &std::io::Error) -> PyroError {
+    PyroError::from_error(ErrorKind::Internal, error)
+        .context("cannot let others find the process that keeps spares")
 }
 
 /// What comes from the pool.
@@ -307,7 +375,7 @@ enum Heard {
 
 fn short_of_memory() -> PyroError {
     PyroError::new(ErrorKind::HostUnsupported, "there is too little memory for spares")
-        .hint("end other programs, or keep fewer spares")
+        .hint("end other programs, or keep fewer spares; `pyro warm --stop` ends those there are")
 }
 
 /// Where a keeper is found: a socket, which refuses connections from when the keeper is gone.
@@ -319,19 +387,12 @@ struct Post {
 
 impl Post {
     fn open(keepers: &Path, id: &str) -> Result<Self, PyroError> {
-        let unusable = |error: std::io::Error| {
-            PyroError::from_error(ErrorKind::Internal, &error)
-                .context("cannot let others find the process that keeps spares")
-        };
         let socket = keepers.join(id);
         let unfinished = keepers.join(format!(".{id}"));
-        // For this user only.
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(keepers);
-        made.map_err(unusable)?;
-        let listener =
-            short(keepers, &format!(".{id}"), |path| UnixListener::bind(path)).map_err(unusable)?;
+        let listener = short(keepers, &format!(".{id}"), |path| UnixListener::bind(path))
+            .map_err(|error| unusable(&error))?;
         // Under its name only when it listens: one that refuses is taken for a dead one's.
-        fs_err::rename(&unfinished, &socket).map_err(unusable)?;
+        fs_err::rename(&unfinished, &socket).map_err(|error| unusable(&error))?;
         Ok(Self { socket, listener })
     }
 
@@ -372,7 +433,8 @@ impl Drop for Post {
 /// Every keeper of this user, by their ids. Sockets of those that were killed are removed.
 pub(crate) async fn list(config: &Config) -> Vec<KeeperInfo> {
     let mut keepers = Vec::new();
-    for name in names(&config.keepers_directory()) {
+    sockets::remove_abandoned(&config.keepers_directory());
+    for name in sockets::names(&config.keepers_directory()) {
         let asked = async {
             let mut talk = reach(config, &name)?;
             talk.say(&ToKeeper::Describe).await.ok()?;
@@ -386,24 +448,29 @@ pub(crate) async fn list(config: &Config) -> Vec<KeeperInfo> {
 /// Ends every keeper of this user, and waits until nothing of their spares is left.
 pub(crate) async fn stop(config: &Config) -> Result<StoppedKeepers, PyroError> {
     let mut stopped_keeper_ids = Vec::new();
-    for name in names(&config.keepers_directory()) {
-        let Some(mut talk) = reach(config, &name) else { continue };
-        let stopped = async {
-            talk.say(&ToKeeper::Stop).await.ok();
-            // It says nothing more, but closes the connection when it is done.
-            talk.hear::<ToKeeper>().await
-        };
-        if tokio::time::timeout(STOP_DEADLINE, stopped).await.is_err() {
-            let seconds = STOP_DEADLINE.as_secs();
-            let text =
-                format!("the process that keeps spares did not end within {seconds} seconds");
-            return Err(PyroError::new(ErrorKind::Internal, text).hint(
-                "`pyro warm --status` shows its number: kill it, and its spares go with it",
-            ));
+    for name in sockets::names(&config.keepers_directory()) {
+        if stop_one(config, &name).await? {
+            stopped_keeper_ids.push(name);
         }
-        stopped_keeper_ids.push(name);
     }
     Ok(StoppedKeepers { count: stopped_keeper_ids.len(), stopped_keeper_ids })
+}
+
+/// Ends the keeper of that name, and waits until nothing of its spares is left; false where there is none.
+async fn stop_one(config: &Config, name: &str) -> Result<bool, PyroError> {
+    let Some(mut talk) = reach(config, name) else { return Ok(false) };
+    let stopped = async {
+        talk.say(&ToKeeper::Stop).await.ok();
+        // It says nothing more, but closes the connection when it is done.
+        talk.hear::<ToKeeper>().await
+    };
+    if tokio::time::timeout(STOP_DEADLINE, stopped).await.is_err() {
+        let seconds = STOP_DEADLINE.as_secs();
+        let text = format!("the process that keeps spares did not end within {seconds} seconds");
+        return Err(PyroError::new(ErrorKind::Internal, text)
+            .hint("`pyro warm --status` shows its number: kill it, and its spares go with it"));
+    }
+    Ok(true)
 }
 
 /// Connects to a keeper. The socket of one that was killed is removed.
@@ -438,12 +505,4 @@ fn short<T>(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(directory, flags, Mode::empty())?;
     with(&format!("/proc/self/fd/{}/{name}", opened.as_raw_fd()))
-}
-
-fn names(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs_err::read_dir(directory) else { return Vec::new() };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<_> = names.collect();
-    names.sort();
-    names
 }

@@ -80,7 +80,7 @@ pub use self::environments::{
 };
 pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
 pub use self::files::FileRequest;
-pub use self::keeper::{KeepRequest, KeeperInfo, StoppedKeepers, WarmStatus};
+pub use self::keeper::{KeepRequest, KeeperInfo, StartedKeeper, StoppedKeepers, WarmStatus};
 pub use self::leftovers::{Leftover, LeftoverKind};
 pub use self::lifecycle::{CreateRequest, ReapReport, VmExecOutcome, VmInfo, VmList};
 pub use self::limits::{

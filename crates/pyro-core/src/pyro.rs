@@ -13,7 +13,7 @@ use crate::environments::{
 };
 use crate::exec::ExecRequest;
 use crate::files::{self, FileRequest};
-use crate::keeper::{self, KeepRequest, KeeperInfo, StoppedKeepers, WarmStatus};
+use crate::keeper::{self, KeepRequest, StartedKeeper, StoppedKeepers, WarmStatus};
 use crate::lifecycle::{self, CreateRequest, ReapReport, VmExecOutcome, VmInfo, VmList};
 use crate::limits::{FileBytesMax, SpareCount, SpareTime, VmId};
 use crate::logs::{self, LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog};
@@ -272,15 +272,16 @@ impl Pyro {
         lifecycle::reap(self).await
     }
 
-    /// Starts a process that keeps spares for a while, and returns when they stand. When the future is dropped before,
-    /// nothing is left of it, a few milliseconds later. `step` hears what is being done.
+    /// Starts a process that keeps spares for a while, and returns when they stand, and nothing is left of those who kept
+    /// the same kind before. When the future is dropped before, all is as it was, a few milliseconds later. `step` hears
+    /// what is being done.
     ///
     /// Fails as [`launch_vm`](Self::launch_vm) does.
     pub async fn start_keeper(
         &self,
         request: &KeepRequest,
         step: &(dyn Fn(&str) + Send + Sync),
-    ) -> Result<KeeperInfo, PyroError> {
+    ) -> Result<StartedKeeper, PyroError> {
         keeper::start(&self.config, request, step).await
     }
 

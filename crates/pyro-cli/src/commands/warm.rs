@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use pyro_core::{
     KeepRequest, KeeperInfo, MemoryMib, PyroError, SpareCount, SpareKind, SpareNetwork, SpareTime,
-    VcpuCount, WarmStatus, parse_environment,
+    StartedKeeper, VcpuCount, WarmStatus, parse_environment,
 };
 
 use super::Ended;
@@ -26,10 +26,7 @@ pub(crate) fn execute(arguments: &WarmArguments) -> ExitCode {
         });
     }
     match warm(arguments) {
-        Ok(Ended::ByItself(kept)) => super::show(output, kept, |info| {
-            let minutes = whole_minutes(info);
-            format!("{} of {} for {minutes} minutes\n", spares(info.count), info.environment)
-        }),
+        Ok(Ended::ByItself(kept)) => super::show(output, kept, started_text),
         Ok(Ended::BySignal(signal)) => super::ended_by_signal(signal, output.json),
         Err(failure) => {
             terminal::fail(&failure, output.json);
@@ -38,7 +35,7 @@ pub(crate) fn execute(arguments: &WarmArguments) -> ExitCode {
     }
 }
 
-type Kept = Result<KeeperInfo, PyroError>;
+type Kept = Result<StartedKeeper, PyroError>;
 
 fn warm(arguments: &WarmArguments) -> Result<Ended<Kept>, PyroError> {
     let environment = arguments.environment.as_deref().unwrap_or_default();
@@ -57,6 +54,16 @@ fn warm(arguments: &WarmArguments) -> Result<Ended<Kept>, PyroError> {
     let ended = super::block_on(super::until_interrupted(&pyro, work));
     display.clear();
     ended
+}
+
+fn started_text(started: &StartedKeeper) -> String {
+    let keeper = &started.keeper;
+    let instead = match started.replaced_keeper_ids.len() {
+        0 => "",
+        _ => ", instead of those there were",
+    };
+    let (spares, minutes) = (spares(keeper.count), whole_minutes(keeper));
+    format!("{spares} of {} for {minutes} minutes{instead}\n", keeper.environment)
 }
 
 fn status_text(status: &WarmStatus) -> String {
