@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::DEADLINE;
 use crate::environments::BASE;
@@ -90,6 +90,29 @@ impl<'a> Vms<'a> {
     /// Where the VM of this name keeps what others find it by.
     pub fn directory(&self, id: &str) -> PathBuf {
         self.state.join("vms").join(id)
+    }
+
+    /// Whether a spare can be claimed at this moment.
+    pub fn has_spares(&self) -> bool {
+        let Ok(keys) = fs_err::read_dir(self.state.join("spares")) else { return false };
+        // Whatever is there may go while it is looked at.
+        let spares = keys.filter_map(|key| fs_err::read_dir(key.ok()?.path()).ok()).flatten();
+        let mut names = spares.filter_map(|spare| Some(spare.ok()?.file_name()));
+        // One with a dot is being made.
+        names.any(|name| !name.as_encoded_bytes().starts_with(b"."))
+    }
+
+    /// Waits until a spare can be claimed; false if the time is over before.
+    #[allow(clippy::disallowed_methods, reason = "nothing tells that another's spare is there")]
+    pub fn has_spares_within(&self, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
+        while !self.has_spares() {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
     }
 
     /// Where all of them are.

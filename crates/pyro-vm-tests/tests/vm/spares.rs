@@ -3,8 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use pyro_core::{
+    MemoryMib, PoolEvent, SpareCount, SpareKind, SpareNetwork, SparePool, VcpuCount,
+    parse_environment,
+};
 use pyro_vm_tests::{BASE, Host, Process, Role, Running, Vms};
-use serde_json::Value;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::live;
 
 /// A QEMU dies with its supervisor, and that with whom it belongs to.
 const SOON: Duration = Duration::from_mins(1);
@@ -27,6 +35,19 @@ fn run(vms: &Vms<'_>, options: &[&str], script: &str) -> Value {
     let arguments = ["run", BASE, "--json", "--timeout-seconds", "600"];
     let words = ["--", "sh", "-c", script];
     vms.pyro(&[&arguments, options, &words].concat()).outcome().json()
+}
+
+/// The process that keeps spares, where there is one.
+fn keeper(vms: &Vms<'_>) -> Process {
+    let pid = status(vms)["keepers"][0]["pid"].clone();
+    vms.family().into_iter().find(|process| pid == process.pid()).unwrap()
+}
+
+/// The sockets that killed spares and keepers have left.
+fn leftovers(vms: &Vms<'_>) -> Vec<Value> {
+    let doctor = vms.pyro(&["doctor", "--json"]).outcome().json();
+    let leftovers = doctor["leftovers"].as_array().unwrap().iter();
+    leftovers.filter(|leftover| leftover["kind"] == "spare").cloned().collect()
 }
 
 fn supervisors(vms: &Vms<'_>) -> Vec<Process> {
@@ -110,7 +131,7 @@ fn nothing_of_its_rehearsal_is_seen_in_a_spare() {
     let host = Host::for_vms(2);
     let vms = host.vms();
     let script = "find / -xdev -printf '%p %s %y\\n' | grep -v '^/proc' | sort
-        find /sys/fs/cgroup/pyro -mindepth 1 -type d | wc -l
+        find /sys/fs/cgroup/pyro -type d; cat /proc/self/cgroup
         for process in /proc/[0-9]*; do cat $process/comm 2>/dev/null; done | grep -v kworker | sort -u";
     let clone = run(&vms, &[], script);
     warm(&vms, &[]);
@@ -132,9 +153,7 @@ fn spares_go_with_their_owner() {
     warm(&vms, &["--count", "2"]);
     let spares = supervisors(&vms);
     assert_eq!(spares.len(), 2);
-    let keeper = status(&vms)["keepers"][0]["pid"].as_i64().unwrap();
-    let keeper =
-        vms.family().into_iter().find(|process| i64::from(process.pid()) == keeper).unwrap();
+    let keeper = keeper(&vms);
     keeper.kill();
     for spare in spares {
         assert!(spare.ends_within(SOON));
@@ -181,9 +200,7 @@ fn a_spare_whose_supervisor_was_killed_is_passed_over_and_its_socket_removed() {
     let host = Host::for_vms(2);
     let vms = host.vms();
     warm(&vms, &[]);
-    let keeper = status(&vms)["keepers"][0]["pid"].as_i64().unwrap();
-    let keeper =
-        vms.family().into_iter().find(|process| i64::from(process.pid()) == keeper).unwrap();
+    let keeper = keeper(&vms);
     let spare = supervisors(&vms).remove(0);
     // First of all, so that it makes no other.
     keeper.stop();
@@ -218,6 +235,156 @@ fn an_interrupted_warm_leaves_nothing() {
     warm.kill_itself();
     assert!(warm.outcome().was_killed());
     assert!(vms.end_within(SOON));
+}
+
+#[test]
+fn the_last_keeper_of_a_kind_is_the_only_one() {
+    let host = Host::for_vms(5);
+    let vms = host.vms();
+    let started = |options: &[&str]| {
+        let words = ["warm", BASE, "--for", "10m", "--json"];
+        let started = vms.pyro(&[&words, options].concat()).outcome().json();
+        (started["keeper_id"].clone(), started["replaced_keeper_ids"].clone())
+    };
+    let ids = || {
+        let status = status(&vms);
+        let keepers = status["keepers"].as_array().unwrap().iter();
+        let ids = keepers.map(|keeper| keeper["keeper_id"].as_str().unwrap().to_owned());
+        (ids.collect::<BTreeSet<_>>(), status["spares"].as_array().unwrap().len())
+    };
+    let set = |ids: &[&Value]| ids.iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+    let (first, replaced) = started(&[]);
+    assert_eq!(replaced, json!([]));
+    let (other_shape, replaced) = started(&["--mem-mib", "512"]);
+    assert_eq!(replaced, json!([]));
+    let (second, replaced) = started(&["--count", "2"]);
+    assert_eq!(replaced, json!([first]));
+    assert_eq!(ids(), (set(&[&other_shape, &second]), 3));
+    // One that is interrupted before its spares stand leaves all as it was.
+    let warm = vms.pyro(&["warm", BASE, "--verbose"]).start();
+    warm.wait_for_stderr("restoring");
+    warm.signal(Signal::INT);
+    assert_eq!(warm.outcome().exit_code(), 130);
+    assert_eq!(ids(), (set(&[&other_shape, &second]), 3));
+    // Of two at the same time one is the last.
+    let words = ["warm", BASE, "--for", "10m", "--quiet"];
+    for both in [(); 2].map(|()| vms.pyro(&words).start()) {
+        both.outcome().success();
+    }
+    let (left, spares) = ids();
+    assert_eq!((left.len(), spares), (2, 2), "{left:?}");
+    assert!(left.is_superset(&set(&[&other_shape])) && left.is_disjoint(&set(&[&second])));
+    stop(&vms);
+}
+
+#[test]
+fn a_spare_that_fails_its_claimer_is_told_of_and_a_clone_made() {
+    let host = Host::for_vms(2);
+    let vms = host.vms();
+    let words = |option| ["run", BASE, "--json", option, "--timeout-seconds", "600", "--", "true"];
+    warm(&vms, &[]);
+    // It takes the claim, and never answers.
+    let spare = supervisors(&vms).remove(0);
+    vms.qemu_of(&spare).unwrap().stop();
+    let outcome = vms.pyro(&words("--verbose")).outcome();
+    assert_eq!(outcome.json()["vm_start"], "restored");
+    assert!(outcome.stderr.contains("warning: a spare failed"), "{outcome:#?}");
+    assert!(spare.ends_within(SOON));
+    stop(&vms);
+    warm(&vms, &[]);
+    // It does not even greet.
+    let spare = supervisors(&vms).remove(0);
+    spare.stop();
+    let outcome = vms.pyro(&words("--quiet")).outcome();
+    assert_eq!((outcome.json()["vm_start"].as_str(), &*outcome.stderr), (Some("restored"), ""));
+    spare.kill();
+    assert!(spare.ends_within(SOON));
+    stop(&vms);
+}
+
+#[test]
+fn whoever_looks_after_vms_or_environments_removes_what_spares_and_keepers_left() {
+    let host = Host::for_vms(1);
+    let vms = host.vms();
+    for look in [["vm", "list"], ["env", "prune"]] {
+        warm(&vms, &[]);
+        let (keeper, spare) = (keeper(&vms), supervisors(&vms).remove(0));
+        // First of all, so that it makes no other.
+        keeper.stop();
+        for process in [spare, keeper] {
+            process.kill();
+            assert!(process.ends_within(SOON));
+        }
+        assert_eq!(leftovers(&vms).len(), 2);
+        // Others need what is in the cache of all tests.
+        let cache = host.directory().join("cache");
+        let looks = vms.pyro(&look).variable("PYRO_ENVIRONMENT_CACHE_DIR", cache.to_str().unwrap());
+        looks.outcome().success();
+        assert_eq!(leftovers(&vms), Vec::<Value>::new(), "{look:?}");
+    }
+}
+
+#[test]
+fn spares_are_given_up_while_memory_is_short() {
+    let host = Host::for_vms(1);
+    let vms = host.vms();
+    // What the kernel says of its memory, as the keeper reads it.
+    let meminfo = host.directory().join("meminfo");
+    let say = |mib: u64| fs_err::write(&meminfo, format!("MemAvailable: {} kB\n", mib * 1024));
+    let script = "mount --bind \"$0\" /proc/meminfo; exec \"$@\"";
+    let mut wrapper = vec!["unshare", "--mount", "sh", "-ec", script, meminfo.to_str().unwrap()];
+    if !rustix::process::geteuid().is_root() {
+        wrapper.splice(1..1, ["--user", "--map-root-user"]);
+    }
+    let words = ["warm", BASE, "--for", "10m", "--json"];
+    say(600).unwrap();
+    let refused = vms.pyro(&words).within(&wrapper).outcome();
+    assert!(refused.json()["error"]["message"].as_str().unwrap().contains("too little memory"));
+    say(2000).unwrap();
+    vms.pyro(&words).within(&wrapper).outcome().success();
+    let spare = supervisors(&vms).remove(0);
+    say(300).unwrap();
+    assert!(spare.ends_within(SOON));
+    assert_eq!(status(&vms)["spares"], json!([]));
+    say(2000).unwrap();
+    assert!(vms.has_spares_within(SOON));
+    stop(&vms);
+}
+
+#[test]
+fn a_spare_that_nobody_claims_goes_until_somebody_asks_again() {
+    let host = Host::for_vms(1);
+    live::block_on(async {
+        let pyro = live::pyro(&host);
+        let kind = SpareKind {
+            environment: parse_environment(BASE).unwrap(),
+            vcpu_count: VcpuCount::DEFAULT,
+            memory: MemoryMib::DEFAULT,
+            network: SpareNetwork::Absent,
+        };
+        let (said, mut made) = mpsc::unbounded_channel();
+        let event = |event| match event {
+            PoolEvent::Made => said.send(()).unwrap(),
+            PoolEvent::ShortOfMemory | PoolEvent::Failed(_) => panic!("{event:?}"),
+        };
+        let pool = SparePool::new(SpareCount::new(1).unwrap());
+        let test = async {
+            for _ in 0..2 {
+                pool.want(kind.clone());
+                made.recv().await.unwrap();
+                let mut look = tokio::time::interval(Duration::from_millis(50));
+                while !pyro.warm_status().await.spares.is_empty() {
+                    look.tick().await;
+                }
+                assert!(made.is_empty(), "nobody has asked for another");
+            }
+        };
+        tokio::select! {
+            never = pool.keep(&pyro, Duration::from_secs(2), &event, &|_| {}) => match never {},
+            () = test => {}
+        }
+        pyro.settle().await;
+    });
 }
 
 fn epoch_seconds() -> u64 {

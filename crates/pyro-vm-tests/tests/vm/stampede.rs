@@ -252,26 +252,12 @@ impl Claimer<'_> {
                 self.chance.shuffle(&mut fates);
             }
             if !self.chance.one_in(8) {
-                self.wait_for_a_spare();
+                // All who wait come for it at once.
+                self.stampede.range.vms().has_spares_within(PATIENCE);
             }
             if let Some(fate) = fates.pop() {
                 self.run(fate);
             }
-        }
-    }
-
-    /// Waits until there may be one. All who wait come for it at once.
-    #[allow(clippy::disallowed_methods, reason = "nothing tells that another's spare is there")]
-    fn wait_for_a_spare(&self) {
-        let spares = self.stampede.range.vms().state().join("spares");
-        let standing = || {
-            let keys = std::fs::read_dir(&spares).into_iter().flatten().flatten();
-            let mut names = keys.flat_map(|key| std::fs::read_dir(key.path())).flatten().flatten();
-            names.any(|name| !name.file_name().as_encoded_bytes().starts_with(b"."))
-        };
-        let until = Instant::now() + PATIENCE;
-        while !standing() && Instant::now() < until && self.stampede.goes_on() {
-            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
