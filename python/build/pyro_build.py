@@ -21,7 +21,10 @@ import maturin
 Settings = dict[str, Any] | None
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ROOT / "target" / "wheel-data" / "scripts"
+WHEEL_DATA = ROOT / "target" / "wheel-data"
+SCRIPTS = WHEEL_DATA / "scripts"
+# Below the directory with the executables' directory, which is where pyro looks for them.
+GUEST_KERNELS = Path("share/pyro-mcp/guest-kernel")
 PROFILE_DEFAULT = "release"
 
 
@@ -61,17 +64,30 @@ def _prepare(settings: Settings) -> dict[str, Any]:
     command = [cargo, "build", "--locked", "--package", "pyro-cli", "--profile", profile]
     subprocess.run(command, cwd=ROOT, check=True)
     SCRIPTS.mkdir(parents=True, exist_ok=True)
-    built = _target(cargo) / ("debug" if profile == "dev" else profile) / "pyro"
+    target = _target(cargo)
+    built = target / ("debug" if profile == "dev" else profile) / "pyro"
     # Not onto the old one, which somebody may be running.
     fresh = SCRIPTS / "pyro.new"
     shutil.copy2(built, fresh)
     fresh.replace(SCRIPTS / "pyro")
+    _take_guest_kernels(target)
     arguments = ["--locked", "--profile", profile]
     compatibility = settings.pop("compatibility", None)
     if compatibility is not None:
         arguments += ["--compatibility", compatibility]
     settings.setdefault("build-args", arguments)
     return settings
+
+
+def _take_guest_kernels(target: Path) -> None:
+    """Puts the guest kernels into the wheel that `cargo xtask guest-kernel` has built.
+
+    Where it has not, as on the host of somebody who installs from the sources, VMs boot Debian's kernel.
+    """
+    packed = WHEEL_DATA / "data" / GUEST_KERNELS
+    shutil.rmtree(packed, ignore_errors=True)
+    if (target / GUEST_KERNELS / "manifest.json").is_file():
+        shutil.copytree(target / GUEST_KERNELS, packed)
 
 
 def _target(cargo: str) -> Path:

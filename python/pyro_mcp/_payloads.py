@@ -132,6 +132,15 @@ class RuntimeReport(TypedDict):
     environments: list[Environment]
 
 
+class GuestKernelReport(TypedDict):
+    """Which kernel VMs get on this host, and why."""
+
+    kernel: Literal["pyro", "debian"]
+    release: str | None
+    """What `uname -r` says in the guest; `None` for Debian's, of which each environment may have another one."""
+    reason: str
+
+
 class SparesReport(TypedDict):
     """Which spares there are, and what they cost."""
 
@@ -152,6 +161,8 @@ class DoctorReport(TypedDict):
     spares: SparesReport
     kvm: KVMReport
     confinement: ConfinementReport | None
+    guest_kernel: GuestKernelReport | None
+    """Which kernel VMs boot."""
     networking: NetworkingReport
     runtime: RuntimeReport
 

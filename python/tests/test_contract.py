@@ -223,6 +223,7 @@ def test_the_doctor_says_the_same(pyro: Pyro):
     keys(DoctorReport, report)
     keys(_payloads.KVMReport, report["kvm"])
     keys(_payloads.ConfinementReport, report["confinement"])
+    keys(_payloads.GuestKernelReport, report["guest_kernel"])
     keys(_payloads.NetworkingReport, report["networking"])
     keys(_payloads.RuntimeReport, report["runtime"])
     keys(_payloads.Capabilities, report["runtime"]["capabilities"])

@@ -39,6 +39,7 @@ pub struct Config {
     pub pyro: PathBuf,
     pub accelerator: AcceleratorChoice,
     pub confinement: ConfinementChoice,
+    pub guest_kernel: GuestKernelChoice,
     /// How many VMs with a life of their own there may be.
     pub active_vms_max: ActiveVmsMax,
     /// Boot every VM instead of restoring it from a template.
@@ -87,6 +88,17 @@ pub enum ConfinementChoice {
     Required,
 }
 
+/// Which kernel VMs boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestKernelChoice {
+    /// The one that is faster here, of those that there are.
+    Auto,
+    /// The small one that is shipped with pyro, or fail.
+    Pyro,
+    /// Debian's, which comes with the environment.
+    Debian,
+}
+
 impl Config {
     /// Reads the process's environment. `pyro` is the path of the `pyro` executable.
     ///
@@ -122,6 +134,17 @@ impl Config {
                 ));
             }
         };
+        let guest_kernel = match text(variable, "PYRO_GUEST_KERNEL")?.as_deref() {
+            None | Some("auto") => GuestKernelChoice::Auto,
+            Some("pyro") => GuestKernelChoice::Pyro,
+            Some("debian") => GuestKernelChoice::Debian,
+            Some(other) => {
+                return Err(PyroError::new(
+                    ErrorKind::InvalidInput,
+                    format!("PYRO_GUEST_KERNEL must be auto, pyro or debian, not '{other}'"),
+                ));
+            }
+        };
         let cold_boot = match text(variable, "PYRO_START")?.as_deref() {
             None | Some("restore") => false,
             Some("boot") => true,
@@ -152,6 +175,7 @@ impl Config {
             pyro,
             accelerator,
             confinement,
+            guest_kernel,
             active_vms_max,
             cold_boot,
             mirrors,
@@ -388,6 +412,17 @@ mod tests {
     fn an_unknown_accelerator_is_refused() {
         let error = config(&[("HOME", "/h"), ("PYRO_ACCELERATOR", "hvf")]).unwrap_err();
         assert_eq!(error.message, "PYRO_ACCELERATOR must be auto, kvm or tcg, not 'hvf'");
+    }
+
+    #[test]
+    fn an_unknown_guest_kernel_is_refused() {
+        let choice = |name| config(&[("HOME", "/h"), ("PYRO_GUEST_KERNEL", name)]);
+        assert_eq!(choice("auto").unwrap().guest_kernel, GuestKernelChoice::Auto);
+        assert_eq!(choice("pyro").unwrap().guest_kernel, GuestKernelChoice::Pyro);
+        assert_eq!(choice("debian").unwrap().guest_kernel, GuestKernelChoice::Debian);
+        let error = choice("small").unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidInput);
+        assert_eq!(error.message, "PYRO_GUEST_KERNEL must be auto, pyro or debian, not 'small'");
     }
 
     #[test]

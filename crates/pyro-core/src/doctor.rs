@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::confinement::{self, ConfinementReport};
 use crate::environments::{self, EnvironmentEntry};
+use crate::guest_kernel::{self, GuestKernelReport};
 use crate::leftovers::{self, Leftover};
 use crate::network::report::NetworkingReport;
 use crate::vm::QEMU_PACKAGE;
@@ -38,6 +39,8 @@ pub struct DoctorReport {
     pub kvm: KvmProbe,
     /// What keeps QEMU in; `None` where QEMU does not start, or not confined as required.
     pub confinement: Option<ConfinementReport>,
+    /// Which kernel VMs boot; `None` where no accelerator can be had, or not the kernel that is asked for.
+    pub guest_kernel: Option<GuestKernelReport>,
     pub networking: NetworkingReport,
     pub runtime: RuntimeReport,
 }
@@ -90,6 +93,10 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
         }
         _ => None,
     };
+    let guest_kernel = accelerator.and_then(|accelerator| {
+        let report = guest_kernel::examine(config.guest_kernel, accelerator, &config.pyro);
+        note(report, &mut issues)
+    });
     let qemu_version = qemu.as_deref().and_then(|path| pyro_qemu::executable::version(path).ok());
     let environments = note(environments::list(store), &mut issues)
         .map(|list| list.environments)
@@ -103,6 +110,7 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
     let can_boot = accelerator.is_some()
         && qemu_version.is_some()
         && confinement.is_some()
+        && guest_kernel.is_some()
         && config.tool("mke2fs", "e2fsprogs").is_ok();
     let networking = network::report::examine(config, can_boot);
     let supports_guest_network = networking.available;
@@ -116,6 +124,7 @@ pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
         },
         kvm: probe,
         confinement,
+        guest_kernel,
         networking,
         runtime: RuntimeReport {
             version: env!("CARGO_PKG_VERSION"),

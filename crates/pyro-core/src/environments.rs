@@ -11,6 +11,7 @@ use pyro_environments::{
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::guest_kernel::ShippedKernels;
 use crate::{ErrorKind, PyroError, spares};
 
 /// The versions of pyro that can boot what this catalog describes.
@@ -126,9 +127,9 @@ pub(crate) fn pulled(store: &Store, environment: &InstalledEnvironment) -> Pulle
     }
 }
 
-/// Identifies everything that VMs of `environment` are made of.
-pub(crate) fn digest(environment: &InstalledEnvironment) -> String {
-    format!("{} {}", environment.image_digest, environment.kernel.digest)
+/// Identifies everything that VMs of `environment` with the kernel of that digest are made of.
+pub(crate) fn digest(environment: &InstalledEnvironment, kernel_digest: &str) -> String {
+    format!("{} {kernel_digest}", environment.image_digest)
 }
 
 /// Environments first: templates of those that are gone follow them.
@@ -143,7 +144,7 @@ pub(crate) fn prune(
         PruneError::Delete { .. } => prune_failure(&error),
     })?;
     let wanted = match scope {
-        PruneScope::Stale => installed_digests(store)?,
+        PruneScope::Stale => installed_digests(config, store)?,
         PruneScope::All => HashSet::new(),
     };
     let templates = pyro_supervisor::prune_templates(&config.templates_directory(), &|digest| {
@@ -158,11 +159,17 @@ pub(crate) fn prune(
     })
 }
 
-fn installed_digests(store: &Store) -> Result<HashSet<String>, PyroError> {
+/// With each kernel that their VMs can have.
+fn installed_digests(config: &Config, store: &Store) -> Result<HashSet<String>, PyroError> {
+    let shipped = ShippedKernels::of(&config.pyro).ok().map(|shipped| shipped.digests());
     let mut digests = HashSet::new();
     for name in EnvironmentName::all() {
         let installed = store.find(name).map_err(|error| store_failure(&error))?;
-        digests.extend(installed.as_ref().map(digest));
+        let Some(environment) = installed else { continue };
+        digests.insert(digest(&environment, &environment.kernel.digest.to_string()));
+        for kernel in shipped.iter().flatten() {
+            digests.insert(digest(&environment, kernel));
+        }
     }
     Ok(digests)
 }

@@ -18,6 +18,8 @@ mod accelerator;
 
 mod confinement;
 
+mod guest_kernel;
+
 mod probe;
 
 mod run;
@@ -70,8 +72,8 @@ pub use self::accelerator::probe_kvm;
 pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
 pub use self::command::{CommandText, GuestPath, Variables, WorkingDirectory};
 pub use self::config::{
-    AcceleratorChoice, Config, ConfinementChoice, INTERNAL_KEEP_SPARES, INTERNAL_PROBE_CONFINEMENT,
-    INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE, UserDirectories,
+    AcceleratorChoice, Config, ConfinementChoice, GuestKernelChoice, INTERNAL_KEEP_SPARES,
+    INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE, UserDirectories,
 };
 pub use self::confinement::{ConfinementReport, probe_confinement};
 pub use self::doctor::{Capabilities, DoctorReport, RuntimeReport, SparesReport};
@@ -80,6 +82,7 @@ pub use self::environments::{
 };
 pub use self::exec::{ExecOutcome, ExecRequest, ExecutionMode};
 pub use self::files::FileRequest;
+pub use self::guest_kernel::{GuestKernelKind, GuestKernelReport};
 pub use self::keeper::{KeepRequest, KeeperInfo, StartedKeeper, StoppedKeepers, WarmStatus};
 pub use self::leftovers::{Leftover, LeftoverKind};
 pub use self::lifecycle::{CreateRequest, ReapReport, VmExecOutcome, VmInfo, VmList};

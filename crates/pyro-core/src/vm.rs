@@ -13,7 +13,7 @@ use crate::limits::{MemoryMib, TimeToLive, VcpuCount};
 use crate::network::{self, Network};
 use crate::pyro::Progress;
 use crate::streams::Streams;
-use crate::{ErrorKind, PyroError, accelerator, confinement, environments, spares};
+use crate::{ErrorKind, PyroError, accelerator, confinement, environments, guest_kernel, spares};
 
 /// A VM to be started.
 #[derive(Debug, Clone)]
@@ -148,6 +148,13 @@ pub(crate) async fn specify(
             .context("cannot make the directory for VMs")
             .hint("set `PYRO_STATE_DIR` to a directory that is writable")
     })?;
+    let kernel = guest_kernel::choose(
+        config.guest_kernel,
+        accelerator,
+        request.vcpu_count,
+        &config.pyro,
+        environment,
+    )?;
     let (network, guest_files) = network::specify(config, &request.network).await?;
     Ok(LaunchSpec {
         vm_id: new_id()?,
@@ -160,9 +167,9 @@ pub(crate) async fn specify(
         qemu,
         mke2fs: config.tool("mke2fs", "e2fsprogs")?,
         start: config.start_policy(environment),
-        environment_digest: environments::digest(environment),
-        kernel_image: environment.kernel.vmlinux.clone(),
-        kernel_modules: environment.kernel.modules.clone(),
+        environment_digest: environments::digest(environment, &kernel.digest),
+        kernel_image: kernel.image,
+        kernel_modules: kernel.modules,
         rootfs_image: environment.rootfs_image.clone(),
         network,
         guest_files,

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use pyro_core::{
-    ConfinementReport, DoctorReport, LeftoverKind, Namespaces, PinInfo, PyroError, QemuIdentity,
+    ConfinementReport, DoctorReport, GuestKernelKind, GuestKernelReport, LeftoverKind, Namespaces,
+    PinInfo, PyroError, QemuIdentity,
 };
 
 use crate::arguments::OutputArguments;
@@ -74,6 +75,10 @@ fn text(report: &DoctorReport) -> String {
         }
         None => line(&fail, "confinement", "none: QEMU does not start"),
     }
+    match &report.guest_kernel {
+        Some(report) => line(&pass, "guest kernel", &guest_kernel(report)),
+        None => line(&fail, "guest kernel", "none"),
+    }
     let networking = &report.networking;
     line(if networking.available { &pass } else { &note }, "network", &networking.reason);
     if !networking.resolvers.is_empty() {
@@ -133,6 +138,16 @@ fn pinned(pin: &PinInfo) -> String {
         parts.push("no published ports".to_owned());
     }
     if parts.is_empty() { "nothing".to_owned() } else { parts.join("; ") }
+}
+
+/// Whose kernel VMs boot, and why.
+fn guest_kernel(report: &GuestKernelReport) -> String {
+    let kernel = match (report.kernel, &report.release) {
+        (GuestKernelKind::Pyro, Some(release)) => format!("pyro's own, {release}"),
+        (GuestKernelKind::Pyro, None) => "pyro's own".to_owned(),
+        (GuestKernelKind::Debian, _) => "Debian's, of the environment".to_owned(),
+    };
+    format!("{kernel}: {}", report.reason)
 }
 
 /// What keeps QEMU in, in one line.

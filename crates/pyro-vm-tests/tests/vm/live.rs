@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pyro_core::{
     AcceleratorChoice, ActiveVmsMax, CaptureLimit, CommandText, Config, ConfinementChoice,
-    ErrorKind, ExecOutcome, ExecRequest, MemoryMib, Network, NetworkSettings, Pyro, PyroError,
-    Streams, TimeToLive, Timeout, VcpuCount, Vm, VmRequest, parse_environment,
+    ErrorKind, ExecOutcome, ExecRequest, GuestKernelChoice, MemoryMib, Network, NetworkSettings,
+    Pyro, PyroError, Streams, TimeToLive, Timeout, VcpuCount, Vm, VmRequest, parse_environment,
 };
 use pyro_vm_tests::{BASE, Host, cache_with, executable};
 
@@ -78,6 +78,7 @@ pub(crate) fn pyro(host: &Host) -> Pyro {
         pyro: executable().to_owned(),
         accelerator: AcceleratorChoice::Auto,
         confinement: ConfinementChoice::Auto,
+        guest_kernel: GuestKernelChoice::Auto,
         active_vms_max: ActiveVmsMax::DEFAULT,
         cold_boot: false,
         mirrors: Vec::new(),
