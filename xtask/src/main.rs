@@ -1,4 +1,5 @@
-//! Development tasks: `cargo xtask demo | test | clients | python | tidy | bench | fuzz | dist`.
+//! Development tasks: `cargo xtask demo | test | clients | python | tidy | bench | fuzz | dist |
+//! guest-kernel`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -12,6 +13,8 @@ mod clients;
 mod demo;
 
 mod fuzz;
+
+mod guest_kernel;
 
 mod prerequisites;
 
@@ -58,6 +61,8 @@ enum Task {
     Tidy,
     /// Measure what docs/SPECIFICATION.md promises
     Bench(bench::Bench),
+    /// Build the small guest kernels from Debian's source, where they have changed
+    GuestKernel,
     /// Make what is published: wheel and source distribution
     Dist,
     /// Make up what crosses process boundaries, and see what holds
@@ -72,6 +77,7 @@ fn main() -> ExitCode {
         Task::Python { options } => python::only(&options),
         Task::Tidy => tidy::tidy(),
         Task::Bench(bench) => bench::bench(&bench),
+        Task::GuestKernel => guest_kernel::guest_kernel(),
         Task::Dist => python::distribute(),
         Task::Fuzz(fuzz) => fuzz::fuzz(&fuzz),
     };

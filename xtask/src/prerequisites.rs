@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::guest_kernel;
 use crate::steps::run;
 use crate::workspace::search_path;
 
@@ -83,6 +84,19 @@ const BENCHMARK: [Need; 6] = [
 const NETWORK_BENCHMARK: [Need; 2] =
     [program("passt", "passt"), program("busybox", "busybox-static")];
 
+/// What builds the guest kernels.
+const GUEST_KERNEL: [Need; 9] = [
+    Need { what: What::File(guest_kernel::ARCHIVE), package: "linux-source-6.1" },
+    program("make", "make"),
+    program("gcc", "gcc"),
+    program("ld", "binutils"),
+    program("flex", "flex"),
+    program("bison", "bison"),
+    program("bc", "bc"),
+    program("xz", "xz-utils"),
+    Need { what: What::File("/usr/include/libelf.h"), package: "libelf-dev" },
+];
+
 /// What builds the fuzzing engine.
 const FUZZING: [Need; 1] = [program("c++", "g++")];
 
@@ -103,6 +117,7 @@ pub(crate) fn for_running() -> Result<(), String> {
 /// Makes sure that every test can run.
 pub(crate) fn for_tests() -> Result<(), String> {
     require(&RUNTIME)?;
+    require(&GUEST_KERNEL)?;
     require(&TESTS)?;
     require(&PYTHON)?;
     require(&CLIENTS)?;
@@ -133,6 +148,11 @@ pub(crate) fn for_clients() -> Result<(), String> {
     for_running()?;
     require(&PYTHON)?;
     require(&CLIENTS)
+}
+
+/// Makes sure that the guest kernels can be built.
+pub(crate) fn for_guest_kernel() -> Result<(), String> {
+    require(&GUEST_KERNEL)
 }
 
 /// Makes sure that the fuzz targets can be built.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::steps::{Steps, run};
-use crate::{prerequisites, workspace};
+use crate::{guest_kernel, prerequisites, workspace};
 
 /// What the tests need besides the package itself.
 const REQUIREMENTS: &str = "python/tests/requirements.txt";
@@ -55,7 +55,12 @@ pub(crate) fn interpreter() -> Result<Command, String> {
 /// Makes what is published: a wheel and a source distribution, in `dist` of the target directory.
 pub(crate) fn distribute() -> Result<(), String> {
     let mut steps = Steps::default();
-    let outcome = steps.run("install what is missing", prerequisites::for_python).and_then(|()| {
+    let prepared = steps.run("install what is missing", || {
+        prerequisites::for_python()?;
+        prerequisites::for_guest_kernel()
+    });
+    let outcome = prepared.and_then(|()| {
+        guest_kernel::build(&mut steps)?;
         let python = Python::fresh("dist-venv")?;
         steps.run("install the builder", || python.install(&[BUILDER]))?;
         let target = workspace::target()?.join("dist");
