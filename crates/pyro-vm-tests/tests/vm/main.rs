@@ -4,6 +4,8 @@
 
 mod guest;
 
+mod guest_kernel;
+
 mod network;
 
 mod network_options;
