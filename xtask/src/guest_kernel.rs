@@ -33,12 +33,12 @@ struct Variant {
 }
 
 const VARIANTS: [Variant; 2] = [
-    Variant { name: "one-cpu", key: "one_cpu", fragments: &["config"] },
     Variant {
         name: "several-cpus",
         key: "several_cpus",
         fragments: &["config", "config.several-cpus"],
     },
+    Variant { name: "one-cpu", key: "one_cpu", fragments: &["config"] },
 ];
 
 /// What the kernel's licence asks to be passed on with it, in the source.
@@ -113,6 +113,7 @@ impl Place {
         let published = directory()?;
         let parent = published.parent().expect("it is below the target directory");
         fs_err::create_dir_all(parent).map_err(text)?;
+        remove(&published)?;
         fs_err::rename(&self.fresh, &published).map_err(text)?;
         remove(&self.work)
     }

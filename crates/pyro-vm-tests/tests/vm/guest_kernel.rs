@@ -180,11 +180,11 @@ fn file_systems_and_namespaces_are_there() {
         test -c /dev/fuse
         test -c /dev/net/tun
         mkdir /sys/fs/cgroup/pyro/nested
-        dd if=/dev/zero of=/swap bs=1M count=8 status=none
-        chmod 600 /swap
-        /sbin/mkswap /swap > /dev/null
-        /sbin/swapon /swap
-        /sbin/swapoff /swap"#;
+        truncate --size=8M /tmp/swap
+        device=$(/sbin/losetup --find --show /tmp/swap)
+        /sbin/mkswap $device > /dev/null
+        /sbin/swapon $device
+        /sbin/swapoff $device"#;
     on_both(BUILD, &[], script, "below\nabove\nin the image\nsh\n");
 }
 
