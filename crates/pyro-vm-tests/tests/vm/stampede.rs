@@ -317,6 +317,10 @@ impl Claimer<'_> {
     #[track_caller]
     fn check(&self, fate: Fate, begin: Instant, outcome: &Outcome) {
         let stampede = self.stampede;
+        if outcome.stderr.contains("warning: a spare failed") {
+            assert!(stampede.somebody_was_killed_since(begin), "{outcome:#?}");
+            stampede.count("a spare failed");
+        }
         let document = outcome.json();
         if let Some(code) = document["error"]["code"].as_str() {
             stampede.count(code);
