@@ -70,22 +70,21 @@ fn status_text(status: &WarmStatus) -> String {
     let mut text = String::new();
     for keeper in &status.keepers {
         text += &format!(
-            "{}  keeps {} of {} for {} more minutes (process {})\n",
+            "{}  keeps {} of {}, {}, for {} more minutes (process {})\n",
             keeper.keeper_id,
             spares(keeper.count),
             keeper.environment,
+            shape(keeper.vcpu_count, keeper.mem_mib, keeper.network_enabled),
             whole_minutes(keeper),
             keeper.pid
         );
     }
     for spare in &status.spares {
         text += &format!(
-            "{}  {}, {} vCPU, {} MiB{}: {} MiB for itself\n",
+            "{}  {}, {}: {} MiB for itself\n",
             spare.id,
             spare.environment,
-            spare.vcpu_count,
-            spare.mem_mib,
-            if spare.network_enabled { ", network" } else { "" },
+            shape(spare.vcpu_count, spare.mem_mib, spare.network_enabled),
             spare.private_bytes >> 20
         );
     }
@@ -93,6 +92,12 @@ fn status_text(status: &WarmStatus) -> String {
         text += "no spares; `pyro warm ENVIRONMENT` makes some\n";
     }
     text
+}
+
+/// By which those of one environment are told apart.
+fn shape(vcpu_count: u8, mem_mib: u32, network_enabled: bool) -> String {
+    let network = if network_enabled { ", network" } else { "" };
+    format!("{vcpu_count} vCPU, {mem_mib} MiB{network}")
 }
 
 fn spares(count: u8) -> String {
