@@ -86,7 +86,8 @@ impl Place {
     /// With the source unpacked; `None` where nothing has changed since the last time.
     fn prepare() -> Result<Option<Self>, String> {
         let version = source_version()?;
-        let stamp = stamp(&version)?;
+        let basis = basis(&version)?;
+        let stamp = stamp(&basis)?;
         let published = directory()?;
         if fs_err::read_to_string(published.join(STAMP)).is_ok_and(|found| found == stamp) {
             println!("    they are there, and nothing has changed since");
@@ -95,12 +96,21 @@ impl Place {
         // Nobody takes what is out of date for what was asked for.
         remove(&published)?;
         let work = workspace::target()?.join("guest-kernel");
-        remove(&work)?;
+        let source = work.join(PACKAGE);
+        let marker = work.join("basis");
+        if fs_err::read_to_string(&marker).is_ok_and(|found| found == basis) {
+            println!("    going on with what an earlier build has left");
+        } else {
+            remove(&work)?;
+            fs_err::create_dir_all(&work).map_err(text)?;
+            let mut tar = Command::new("tar");
+            run(tar.args(["--extract", "--file", ARCHIVE, "--directory"]).arg(&work))?;
+            write(&marker, &basis)?;
+        }
         let fresh = work.join("fresh");
+        remove(&fresh)?;
         fs_err::create_dir_all(&fresh).map_err(text)?;
-        let mut tar = Command::new("tar");
-        run(tar.args(["--extract", "--file", ARCHIVE, "--directory"]).arg(&work))?;
-        Ok(Some(Self { source: work.join(PACKAGE), work, fresh, version, stamp }))
+        Ok(Some(Self { work, source, fresh, version, stamp }))
     }
 
     fn publish(&self, manifest: &Value) -> Result<(), String> {
@@ -132,14 +142,21 @@ Their source is the Debian package that manifest.json names, unchanged, and the 
 keeps every version of its source packages. `cargo xtask guest-kernel` in pyro's source makes the same files of them.
 ";
 
-/// Everything the result depends on.
-fn stamp(source_version: &str) -> Result<String, String> {
-    let mut stamp = format!("recipe {RECIPE}\n{source_version}\n");
+/// What a build that was interrupted must have in common with the one that goes on with it; `make` knows what else has
+/// changed.
+fn basis(source_version: &str) -> Result<String, String> {
+    let mut basis = format!("recipe {RECIPE}\n{source_version}\n");
     for program in ["gcc", "ld"] {
         let version = workspace::output(Command::new(program).arg("--version"))?;
-        stamp += version.lines().next().unwrap_or_default();
-        stamp += "\n";
+        basis += version.lines().next().unwrap_or_default();
+        basis += "\n";
     }
+    Ok(basis)
+}
+
+/// Everything the result depends on.
+fn stamp(basis: &str) -> Result<String, String> {
+    let mut stamp = basis.to_owned();
     for variant in &VARIANTS {
         stamp += &format!("\n{}\n{}", variant.name, variant.wanted()?);
     }
