@@ -83,12 +83,24 @@ impl Answer {
         result.structured_content = Some(self.object);
         result
     }
+
+    /// The text, and the object.
+    pub(crate) fn into_parts(self) -> (String, Value) {
+        (self.text, self.object)
+    }
 }
 
 /// The answer to a call that was not.
 pub(crate) fn failure(failure: &PyroError) -> CallToolResult {
-    let mut result = CallToolResult::error(vec![ContentBlock::text(text::failure(failure))]);
-    result.structured_content = Some(json!({
+    let (text, object) = failure_parts(failure);
+    let mut result = CallToolResult::error(vec![ContentBlock::text(text)]);
+    result.structured_content = Some(object);
+    result
+}
+
+/// Its text, and its object.
+pub(crate) fn failure_parts(failure: &PyroError) -> (String, Value) {
+    let object = json!({
         "ok": false,
         "error": {
             "code": failure.kind.code(),
@@ -96,6 +108,6 @@ pub(crate) fn failure(failure: &PyroError) -> CallToolResult {
             "causes": failure.causes,
             "hints": failure.hints,
         },
-    }));
-    result
+    });
+    (text::failure(failure), object)
 }

@@ -60,6 +60,25 @@ impl Narrator {
         }
     }
 
+    /// Drives `work` to its end, and has `hear` hear of its steps meanwhile.
+    pub(crate) async fn follow<T>(
+        &self,
+        hear: &(dyn Fn(&str) + Send + Sync),
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut steps = self.step.subscribe();
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut work => return outcome,
+                changed = steps.changed() => changed.expect("the sender is `self`"),
+            }
+            let text = steps.borrow_and_update().clone();
+            hear(&text);
+        }
+    }
+
     /// Drives `work` to its end, and tells `listener` of its steps meanwhile; of none after its end.
     pub(crate) async fn accompany<T>(
         &self,
@@ -140,6 +159,22 @@ mod tests {
         let bytes = Measure::Bytes { done: 3 << 20, total: 40 << 20 };
         assert_eq!(words(&step(bytes)), "downloading (3 MiB of 40 MiB)");
         assert_eq!(words(&step(Measure::Unknown)), "downloading");
+    }
+
+    #[tokio::test]
+    async fn who_follows_hears_of_the_steps() {
+        let narrator = Narrator::new();
+        let heard = std::sync::Mutex::new(Vec::new());
+        let work = async {
+            for step in ["one", "two"] {
+                narrator.say(step);
+                tokio::task::yield_now().await;
+            }
+            3
+        };
+        let hear = |step: &str| heard.lock().unwrap().push(step.to_owned());
+        assert_eq!(narrator.follow(&hear, work).await, 3);
+        assert_eq!(*heard.lock().unwrap(), ["one", "two"]);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pyro_core::{ErrorKind, Pyro, PyroError};
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ErrorData, Implementation,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ErrorData, Implementation, JsonObject,
     ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig,
 };
 use rmcp::service::{RequestContext, RoleServer, ServerInitializeError, serve_server_with_ct};
@@ -151,6 +151,26 @@ impl Server {
         Connection { server: self.clone(), closing }
     }
 
+    /// The tools as clients see them.
+    pub(crate) fn definitions(&self) -> &[model::Tool] {
+        &self.0.tools
+    }
+
+    /// Does what a call asks for, within the time that it may take.
+    pub(crate) async fn carry_out(
+        &self,
+        name: &str,
+        arguments: Option<JsonObject>,
+        narrator: &Narrator,
+    ) -> Result<Answer, PyroError> {
+        let shared = &*self.0;
+        let tool = Tool::find(shared.profile, name)?;
+        let call = Call::parse(tool, arguments, &shared.pins)?;
+        let deadline = call.deadline();
+        let work = perform(&shared.pyro, &shared.pins, &shared.turns, narrator, call);
+        in_time(tool, deadline, work).await
+    }
+
     pub(crate) fn closing(&self) -> CancellationToken {
         self.0.closing.child_token()
     }
@@ -173,19 +193,14 @@ impl Connection {
         request: CallToolRequestParams,
         context: &RequestContext<RoleServer>,
     ) -> Result<Answer, PyroError> {
-        let shared = &*self.server.0;
-        let tool = Tool::find(shared.profile, &request.name)?;
-        let call = Call::parse(tool, request.arguments, &shared.pins)?;
-        let deadline = call.deadline();
         let narrator = Narrator::new();
         let token = context.meta.get_progress_token();
         let listener = token.map(|token| Listener { peer: context.peer.clone(), token });
-        let work = perform(&shared.pyro, &shared.pins, &shared.turns, &narrator, call);
-        let work = narrator.accompany(listener.as_ref(), work);
+        let work = self.server.carry_out(&request.name, request.arguments, &narrator);
         tokio::select! {
             biased;
             () = self.unwanted(context) => Err(interrupted()),
-            outcome = in_time(tool, deadline, work) => outcome,
+            outcome = narrator.accompany(listener.as_ref(), work) => outcome,
         }
     }
 
@@ -239,7 +254,7 @@ impl ServerHandler for Connection {
     }
 }
 
-fn interrupted() -> PyroError {
+pub(crate) fn interrupted() -> PyroError {
     PyroError::new(ErrorKind::Interrupted, "the call was given up before it was done")
 }
 

@@ -6,6 +6,7 @@
 
 mod answers;
 mod client;
+mod direct;
 mod http;
 mod lines;
 mod refusals;
