@@ -2,6 +2,7 @@
 
 use std::env::VarError;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use pyro_environments::{ArchiveSettings, InstalledEnvironment};
@@ -9,7 +10,7 @@ use pyro_protocol::client::StartPolicy;
 use pyro_supervisor::client::Executable;
 
 use crate::limits::ActiveVmsMax;
-use crate::network::{NetworkSettings, ProxySettings};
+use crate::network::{NetworkSettings, ProxySettings, from_host};
 use crate::{ErrorKind, PyroError};
 
 /// First and second word of the command line with which `pyro` becomes a supervisor.
@@ -66,6 +67,19 @@ pub struct UserDirectories {
     pub claude_code: PathBuf,
     /// `CODEX_HOME`, or `.codex` at home.
     pub codex: PathBuf,
+}
+
+/// How a model's endpoint is reached, and what it is shown. Holds secrets, which nothing prints.
+#[derive(Clone, Default)]
+pub struct EndpointSettings {
+    /// `OPENAI_API_KEY`
+    pub api_key: Option<String>,
+    /// The proxies of this host, as `curl` finds them.
+    pub http_proxy: Option<String>,
+    pub https_proxy: Option<String>,
+    pub no_proxy: Option<String>,
+    /// The authorities that this host trusts, in PEM form: `SSL_CERT_FILE`, or the distribution's.
+    pub ca_bundle: Option<PathBuf>,
 }
 
 /// Which accelerator to use.
@@ -261,6 +275,40 @@ impl UserDirectories {
     }
 }
 
+impl EndpointSettings {
+    /// Reads the process's environment. Fails with `invalid_input` for a variable that is no text.
+    pub fn from_environment() -> Result<Self, PyroError> {
+        Self::from_variables(&from_process)
+    }
+
+    fn from_variables(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, PyroError> {
+        let NetworkSettings { proxies, ca_bundle, .. } = network_settings(variable)?;
+        let ProxySettings { http, https, all, no_proxy } = proxies;
+        let text = |name: &str, value: Option<OsString>| {
+            // Without the value, which may be a secret.
+            let no_text =
+                |_| PyroError::new(ErrorKind::InvalidInput, format!("{name} is no text in UTF-8"));
+            value.map(|value| value.into_string().map_err(no_text)).transpose()
+        };
+        Ok(Self {
+            api_key: text("OPENAI_API_KEY", variable("OPENAI_API_KEY"))?,
+            http_proxy: text("HTTP_PROXY", http.or_else(|| all.clone()))?,
+            https_proxy: text("HTTPS_PROXY", https.or(all))?,
+            no_proxy: text("NO_PROXY", no_proxy)?,
+            ca_bundle: from_host::host_bundle(ca_bundle.as_deref()),
+        })
+    }
+}
+
+impl fmt::Debug for EndpointSettings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("EndpointSettings")
+            .field("ca_bundle", &self.ca_bundle)
+            .finish_non_exhaustive()
+    }
+}
+
 fn network_settings(
     variable: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<NetworkSettings, PyroError> {
@@ -451,6 +499,30 @@ mod tests {
     fn a_password_of_a_proxy_is_not_shown() {
         let config = config(&[("HOME", "/h"), ("HTTPS_PROXY", "http://me:secret@a:1")]).unwrap();
         assert!(!format!("{:?}", config.network).contains("secret"));
+    }
+
+    #[test]
+    fn a_models_endpoint_has_its_key_and_the_hosts_proxies_but_shows_neither() {
+        let endpoint = |variables: &[(&str, &str)]| {
+            EndpointSettings::from_variables(&|name| {
+                variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+            })
+            .unwrap()
+        };
+        let settings = endpoint(&[
+            ("OPENAI_API_KEY", "secret-key"),
+            ("https_proxy", "http://me:secret@a:1"),
+            ("ALL_PROXY", "b:1"),
+            ("NO_PROXY", "c"),
+            ("SSL_CERT_FILE", "/bundle.pem"),
+        ]);
+        assert_eq!(settings.api_key.as_deref(), Some("secret-key"));
+        assert_eq!(settings.https_proxy.as_deref(), Some("http://me:secret@a:1"));
+        assert_eq!(settings.http_proxy.as_deref(), Some("b:1"));
+        assert_eq!(settings.no_proxy.as_deref(), Some("c"));
+        assert_eq!(settings.ca_bundle.as_deref(), Some(Path::new("/bundle.pem")));
+        assert!(!format!("{settings:?}").contains("secret"));
+        assert_eq!(endpoint(&[]).api_key, None);
     }
 
     #[test]

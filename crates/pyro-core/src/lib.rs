@@ -72,8 +72,9 @@ pub use self::accelerator::probe_kvm;
 pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
 pub use self::command::{CommandText, GuestPath, Variables, WorkingDirectory};
 pub use self::config::{
-    AcceleratorChoice, Config, ConfinementChoice, GuestKernelChoice, INTERNAL_KEEP_SPARES,
-    INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE, UserDirectories,
+    AcceleratorChoice, Config, ConfinementChoice, EndpointSettings, GuestKernelChoice,
+    INTERNAL_KEEP_SPARES, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE,
+    UserDirectories,
 };
 pub use self::confinement::{ConfinementReport, probe_confinement};
 pub use self::doctor::{Capabilities, DoctorReport, RuntimeReport, SparesReport};

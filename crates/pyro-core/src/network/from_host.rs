@@ -97,16 +97,17 @@ fn proxies(settings: &ProxySettings) -> Result<Vec<(&'static str, Proxy)>, PyroE
     Ok(proxies)
 }
 
+/// Where the authorities are that this host trusts: the user's word, or what its distribution has.
+pub(crate) fn host_bundle(of_user: Option<&Path>) -> Option<PathBuf> {
+    let of_distribution = || HOST_BUNDLES.iter().map(PathBuf::from).find(|path| path.is_file());
+    of_user.map(Path::to_owned).or_else(of_distribution)
+}
+
 fn bundle(of_user: Option<&Path>) -> Result<PathBuf, PyroError> {
-    let path = if let Some(path) = of_user {
-        path.to_owned()
-    } else {
-        let found = HOST_BUNDLES.iter().map(PathBuf::from).find(|path| path.is_file());
-        found.ok_or_else(|| {
-            invalid("host_ca asks for the host's certificates, but there are none")
-                .hint("install `ca-certificates`, set `SSL_CERT_FILE`, or leave out `host_ca`")
-        })?
-    };
+    let path = host_bundle(of_user).ok_or_else(|| {
+        invalid("host_ca asks for the host's certificates, but there are none")
+            .hint("install `ca-certificates`, set `SSL_CERT_FILE`, or leave out `host_ca`")
+    })?;
     let unusable = |error: PyroError| {
         error.context("the host's certificates cannot be given to the guest").hint(
             "set `SSL_CERT_FILE` to a file of certificates in PEM form, or leave out `host_ca`",
