@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::demo_arguments::DemoArguments;
 use crate::mcp_arguments::McpCommand;
 use crate::network_arguments::NetworkArguments;
 
@@ -23,6 +24,7 @@ Examples:
   echo 'print(6 * 7)' | pyro run debian:12 -- python3 -
   id=$(pyro vm create --start debian:12) && pyro vm exec $id -- uname -r
   pyro env pull debian:12-build
+  pyro demo
   pyro doctor")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -44,6 +46,8 @@ pub(crate) enum Command {
     /// Serve VMs to agents as tools of the Model Context Protocol
     #[command(subcommand)]
     Mcp(McpCommand),
+    /// Show what a VM is by making one, or have a model run a command in one
+    Demo(Box<DemoArguments>),
     /// Check whether this host can run VMs
     Doctor {
         #[command(flatten)]

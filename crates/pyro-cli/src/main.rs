@@ -6,7 +6,11 @@ mod mcp_arguments;
 
 mod network_arguments;
 
+mod demo_arguments;
+
 mod clients;
+
+mod chat;
 
 mod commands;
 

@@ -25,7 +25,7 @@ const DIRECTIONS: [(&str, &[&str]); 13] = [
 const PROTOCOL_DEPENDENCIES: [&str; 4] = ["ipnet", "postcard", "serde", "thiserror"];
 
 /// Crates of others that only some of ours may use, with the reason.
-const RESERVED: [(&str, &[&str], &str); 14] = [
+const RESERVED: [(&str, &[&str], &str); 15] = [
     ("clap", &["pyro-cli", "xtask"], ONLY_THE_CLI),
     ("clap_complete", &["pyro-cli"], ONLY_THE_CLI),
     ("indicatif", &["pyro-cli"], ONLY_THE_CLI),
@@ -34,8 +34,9 @@ const RESERVED: [(&str, &[&str], &str); 14] = [
     ("kvm-bindings", &["pyro-qemu"], ONLY_THE_PROBE),
     ("rmcp", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
     ("axum", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
-    ("hyper", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
-    ("hyper-util", &["pyro-mcp-server"], ONLY_ITS_SURFACE),
+    ("hyper", &["pyro-mcp-server", "pyro-cli"], ONLY_ITS_SURFACE),
+    ("hyper-util", &["pyro-mcp-server", "pyro-cli"], ONLY_ITS_SURFACE),
+    ("tokio-rustls", &["pyro-cli"], ONLY_ITS_SURFACE),
     ("pyo3", &["pyro-python"], ONLY_ITS_SURFACE),
     ("smoltcp", &["pyro-network"], ONLY_THE_NETWORK),
     ("mio", &["pyro-network"], ONLY_THE_NETWORK),

@@ -1,5 +1,6 @@
 //! One file per group of commands; here, what they share.
 
+pub(crate) mod demo;
 mod doctor;
 mod environment;
 mod execution;
@@ -27,6 +28,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Warm(arguments) => warm::execute(&arguments),
         Command::Environment(command) => environment::execute(command),
         Command::Mcp(command) => mcp::execute(command),
+        Command::Demo(arguments) => demo::execute(&arguments),
         Command::Doctor { output } => doctor::doctor(output),
         Command::Completions { shell } => {
             let mut script = Vec::new();

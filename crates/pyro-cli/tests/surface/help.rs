@@ -34,6 +34,8 @@ fn help_of_every_command_is_the_golden_one() {
     assert_help(&["mcp"], include_str!("golden/mcp.txt"));
     assert_help(&["mcp", "serve"], include_str!("golden/mcp-serve.txt"));
     assert_help(&["mcp", "config"], include_str!("golden/mcp-config.txt"));
+    assert_help(&["demo"], include_str!("golden/demo.txt"));
+    assert_help(&["demo", "ollama"], include_str!("golden/demo-ollama.txt"));
     assert_help(&["doctor"], include_str!("golden/doctor.txt"));
     assert_help(&["completions"], include_str!("golden/completions.txt"));
 }

@@ -4,6 +4,8 @@
 
 mod completions;
 
+mod demo;
+
 mod environments;
 
 mod errors;
