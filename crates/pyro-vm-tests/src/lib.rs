@@ -29,6 +29,8 @@ mod slots;
 
 pub mod internet;
 
+pub mod model;
+
 pub use self::bystanders::Bystanders;
 pub use self::environments::{BASE, BUILD, DEFAULT, cache_with, copy_cache};
 pub use self::executable::executable;

@@ -54,6 +54,10 @@ mod templates;
 
 mod spares;
 
+mod demo;
+
+mod demo_ollama;
+
 mod host_compat;
 
 mod accelerator;
