@@ -1,5 +1,5 @@
-//! Development tasks: `cargo xtask demo | test | clients | python | tidy | bench | fuzz | dist |
-//! guest-kernel`.
+//! Development tasks: `cargo xtask demo | test | clients | python | tidy | docs | bench | fuzz |
+//! dist | guest-kernel`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -19,6 +19,8 @@ mod guest_kernel;
 mod prerequisites;
 
 mod python;
+
+mod reference;
 
 mod steps;
 
@@ -59,6 +61,8 @@ enum Task {
     },
     /// Check the rules that no compiler checks: directions, file sizes, links
     Tidy,
+    /// Write docs/cli.md from the help of every command
+    Docs,
     /// Measure what docs/SPECIFICATION.md promises
     Bench(bench::Bench),
     /// Build the small guest kernels from Debian's source, where they have changed
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Task::Clients { options } => clients::clients(&options),
         Task::Python { options } => python::only(&options),
         Task::Tidy => tidy::tidy(),
+        Task::Docs => reference::docs(),
         Task::Bench(bench) => bench::bench(&bench),
         Task::GuestKernel => guest_kernel::guest_kernel(),
         Task::Dist => python::distribute(),

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Finding;
 use super::tree::File;
-use crate::workspace;
+use crate::{reference, workspace};
 
 /// Where the options of `pyro` are declared, one field each.
 const ARGUMENTS: [&str; 3] = [
@@ -39,6 +39,30 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
             findings
         })
         .collect()
+}
+
+/// Finds out whether the reference of the command line is the one that would be written now.
+pub(super) fn check_reference(files: &[File]) -> Option<Finding> {
+    let help = |file: &File| {
+        let name = file.path.strip_prefix(reference::HELPS)?.strip_suffix(".txt")?;
+        Some((name.to_owned(), file.text.clone()))
+    };
+    let helps = files.iter().filter_map(help).collect();
+    let problem = match reference::command_line(&helps) {
+        Err(problem) => problem,
+        Ok(document) => {
+            let mut committed = files.iter().filter(|file| file.path == reference::DOCUMENT);
+            if committed.any(|file| file.text == document) {
+                return None;
+            }
+            "is not what `cargo xtask docs` writes".to_owned()
+        }
+    };
+    Some(Finding {
+        place: reference::DOCUMENT.to_owned(),
+        problem,
+        reason: "who looks an option up there finds what `pyro` has",
+    })
 }
 
 fn check_links(file: &File, exists: &dyn Fn(&Path) -> bool) -> Vec<Finding> {
@@ -183,6 +207,18 @@ mod tests {
         let findings = check_tests(&file, &|test| test == "a_b_c_d");
         assert_eq!(findings.len(), 1, "{findings:?}");
         assert_eq!(findings[0].place, "docs/a.md:1");
+    }
+
+    #[test]
+    fn a_reference_that_is_not_the_one_that_would_be_written_is_found() {
+        let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned() };
+        let help = file(&format!("{}pyro.txt", reference::HELPS), "Usage: pyro\n");
+        let helps = [("pyro".to_owned(), help.text.clone())].into();
+        let document = reference::command_line(&helps).unwrap();
+        let current = file(reference::DOCUMENT, &document);
+        assert_eq!(check_reference(&[help, current]), None);
+        let changed = file(&format!("{}pyro.txt", reference::HELPS), "Usage: pyro now\n");
+        assert!(check_reference(&[changed, file(reference::DOCUMENT, &document)]).is_some());
     }
 
     #[test]

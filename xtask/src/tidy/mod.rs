@@ -33,6 +33,7 @@ pub(crate) fn tidy() -> Result<(), String> {
     findings.extend(files.iter().flat_map(sources::check));
     findings.extend(sources::check_private_paths(&files, root));
     findings.extend(documents::check(&files));
+    findings.extend(documents::check_reference(&files));
     for Finding { place, problem, reason } in &findings {
         println!("{place}: {problem}\n    because {reason}");
     }
