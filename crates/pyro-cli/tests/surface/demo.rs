@@ -1,6 +1,9 @@
 //! `pyro demo` without a VM: what is refused before anything is begun.
 
-use crate::{pyro, pyro_with};
+use std::fs::File;
+use std::process::Command;
+
+use crate::{Outcome, pyro, pyro_with};
 
 #[test]
 fn a_demo_that_makes_no_sense_says_why() {
@@ -52,4 +55,16 @@ fn a_model_that_makes_no_sense_is_refused_and_the_summary_says_so() {
     let outcome = pyro_with(&key, &["demo", "ollama"]);
     assert!(outcome.stderr.starts_with("error: OPENAI_API_KEY has characters"), "{outcome:#?}");
     assert!(!outcome.stderr.contains("ret\n"), "{outcome:#?}");
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_an_error() {
+    let home = tempfile::tempdir().unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pyro"));
+    command.args(["demo", "ollama"]).env_clear().env("HOME", home.path()).stdout(full);
+    command.args(["--base-url", "http://127.0.0.1:1/v1"]);
+    let outcome = Outcome::of(&mut command);
+    assert_eq!(outcome.exit_code, 1, "{outcome:#?}");
+    assert!(outcome.stderr.contains("No space left on device"), "{outcome:#?}");
 }

@@ -1,8 +1,8 @@
 //! `pyro demo ollama`: a model that runs a command in a VM, line by line.
 
 use std::collections::HashSet;
+use std::io;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::chat::{Conversation, Endpoint, Event, Tally};
 use crate::demo_arguments::OllamaArguments;
-use crate::terminal::{self, BOLD, EXIT_CODE_PIPE, GREEN, RED, escaped};
+use crate::terminal::{self, BOLD, GREEN, RED, escaped};
 use crate::{commands::Ended, interrupt};
 
 /// What the model is asked: something that it can only know by running a command.
@@ -39,9 +39,9 @@ pub(super) fn execute(arguments: &OllamaArguments) -> ExitCode {
         Ok(Ended::ByItself(Err(_))) | Err(_) => format!("{RED}failed{RED:#}"),
     };
     log.print("summary", &format!("status={status} {}", summary(&tally, begin.elapsed())));
+    let printed = log.printed.into_inner().unwrap_or_else(PoisonError::into_inner);
     match ended {
-        // Whoever read it has gone.
-        _ if log.is_unread.load(Ordering::Relaxed) => ExitCode::from(EXIT_CODE_PIPE),
+        _ if printed.is_err() => terminal::exit_code(printed, ExitCode::FAILURE, 1),
         Ok(Ended::ByItself(Ok(()))) => ExitCode::SUCCESS,
         Ok(Ended::BySignal(signal)) => crate::commands::ended_by_signal(signal, false),
         Ok(Ended::ByItself(Err(failure))) | Err(failure) => {
@@ -99,14 +99,15 @@ struct Log {
     is_verbose: bool,
     /// Of the call that is carried out, those that were told.
     steps: Mutex<HashSet<String>>,
-    is_unread: AtomicBool,
+    printed: Mutex<io::Result<()>>,
+    /// Told when nothing can be printed any more.
     unread: Notify,
 }
 
 impl Log {
     fn new(is_verbose: bool) -> Self {
-        let is_unread = AtomicBool::new(false);
-        Self { is_verbose, steps: Mutex::default(), is_unread, unread: Notify::new() }
+        let (steps, printed) = (Mutex::default(), Mutex::new(Ok(())));
+        Self { is_verbose, steps, printed, unread: Notify::new() }
     }
 
     fn tell(&self, event: Event<'_>) {
@@ -158,11 +159,12 @@ impl Log {
     }
 
     fn print(&self, who: &str, text: &str) {
-        if self.is_unread.load(Ordering::Relaxed) {
+        let mut printed = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        if printed.is_err() {
             return;
         }
-        if terminal::print(&format!("{BOLD}[{who}]{BOLD:#} {text}\n")).is_err() {
-            self.is_unread.store(true, Ordering::Relaxed);
+        *printed = terminal::print(&format!("{BOLD}[{who}]{BOLD:#} {text}\n"));
+        if printed.is_err() {
             self.unread.notify_one();
         }
     }
