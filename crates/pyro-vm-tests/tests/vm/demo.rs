@@ -141,6 +141,26 @@ fn an_error_in_the_middle_leaves_no_vm() {
 }
 
 #[test]
+fn an_error_while_the_vm_lives_leaves_no_vm() {
+    let host = Host::new();
+    let vms = host.vms();
+    let running = vms.pyro(&["demo", "--environment", BASE]).start();
+    running.wait_for_stdout("create ");
+    // Meanwhile somebody else changes the state that the next step relies on, whether it has begun or not.
+    running.signal(Signal::STOP);
+    let list = vms.vm(&["list", "--json"]).outcome().json();
+    let id = list["vms"][0]["vm_id"].as_str().unwrap();
+    if vms.vm(&["start", id]).outcome().exit_code() != 0 {
+        vms.vm(&["stop", id]).outcome().success();
+    }
+    running.signal(Signal::CONT);
+    let outcome = running.outcome();
+    assert_eq!(outcome.exit_code(), 1, "{outcome:?}");
+    assert!(outcome.stderr.contains("` failed\n"), "{outcome:?}");
+    assert_no_vm(&vms);
+}
+
+#[test]
 fn a_reader_that_goes_leaves_no_vm() {
     let host = Host::new();
     let vms = host.vms();
