@@ -1,4 +1,4 @@
-//! QEMU as one would use it without pyro: the same kernel boots the same root file system, from an
+//! QEMU as one would use it without pyro: Debian's kernel boots the same root file system, from an
 //! initial file system of busybox and the modules that this takes, and runs a command.
 
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ $b reboot -f
 #[derive(Debug, Clone)]
 pub(super) struct Guest {
     pub(super) accelerator: &'static str,
-    /// Pyro's, with its modules beside it.
+    /// Debian's, with its modules beside it.
     pub(super) kernel: PathBuf,
     /// The root file system.
     pub(super) image: PathBuf,

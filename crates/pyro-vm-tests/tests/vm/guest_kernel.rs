@@ -158,7 +158,7 @@ END"#;
 
 #[test]
 fn overlays_namespaces_and_control_groups_can_be_made() {
-    let script = r#"
+    let script = r"
         mkdir -p /mnt/lower /mnt/merged /mnt/memory
         mount -t tmpfs none /mnt/memory
         mkdir /mnt/memory/upper /mnt/memory/work
@@ -172,14 +172,14 @@ fn overlays_namespaces_and_control_groups_can_be_made() {
             mount -t tmpfs none /tmp
             mount -t proc none /proc
             cat /proc/1/comm'
-        mkdir /sys/fs/cgroup/pyro/nested"#;
+        mkdir /sys/fs/cgroup/pyro/nested";
     on_both(BUILD, &[], script, "below\nabove\nsh\n");
 }
 
 /// In Debian's kernel they are modules, which environments do not hold.
 #[test]
 fn images_can_be_mounted_and_swapped_to_with_the_small_kernel() {
-    let script = r#"
+    let script = r"
         truncate --size=8M /tmp/image /tmp/swap
         /sbin/mke2fs -q -t ext4 /tmp/image
         mount -o loop /tmp/image /mnt
@@ -190,7 +190,7 @@ fn images_can_be_mounted_and_swapped_to_with_the_small_kernel() {
         /sbin/swapon $device
         /sbin/swapoff $device
         exec 3<> /dev/fuse
-        exec 4<> /dev/net/tun"#;
+        exec 4<> /dev/net/tun";
     for accelerator in accelerators() {
         let outcome = run(BUILD, "pyro", accelerator, &[], script);
         assert_eq!(outcome.success(), "in the image\n", "{accelerator}");
@@ -247,13 +247,13 @@ fn a_command_that_takes_all_memory_is_told_from_one_that_fails() {
 #[test]
 fn an_emulated_clock_goes_in_fine_steps() {
     // A clock that only counts timer interrupts goes in steps of 4 ms.
-    let script = r#"
+    let script = r"
         grep -o tsc /sys/devices/system/clocksource/clocksource0/current_clocksource
         python3 - <<'END'
 import time
 readings = {time.monotonic_ns() for _ in range(1000)}
 assert len(readings) > 500, len(readings)
-END"#;
+END";
     for (kernel, _) in KERNELS {
         let outcome = run(DEFAULT, kernel, "tcg", &[], script);
         assert_eq!(outcome.success(), "tsc\n", "{kernel}");

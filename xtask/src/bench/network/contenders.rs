@@ -26,6 +26,8 @@ pub(super) struct Stage<'a> {
 pub(super) fn all<'a>(stage: &'a Stage<'a>) -> [Contender<'a>; 3] {
     let pyro = || {
         let mut command = stage.pyro.command(CACHE);
+        // Which the others boot.
+        command.env("PYRO_GUEST_KERNEL", "debian");
         let rule = format!("--allow-cidr=127.0.0.1:{}", stage.server.port);
         command.args(["run", "--network", &rule, "--timeout-seconds=300", ENVIRONMENT, "--"]);
         command.args(["sh", "-c", &stage.client]);
