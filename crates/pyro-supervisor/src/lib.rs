@@ -67,5 +67,6 @@ mod sys;
 pub mod fuzzing;
 
 pub use self::template::prune::{
-    PruneTemplatesError, PrunedTemplates, abandoned_templates, prune_templates,
+    PruneTemplatesError, PrunedTemplates, TemplateCount, abandoned_templates, count_templates,
+    prune_templates, remove_unusable_templates,
 };

@@ -136,7 +136,7 @@ impl Job<'_> {
         let tools = Tools::check(self.archive.tool_path())?;
         space::require(self.store.root(), definition.build_bytes)?;
         self.store.create_directories().map_err(|source| self.write_error(source))?;
-        self.store.remove_dead_partials().map_err(|source| self.write_error(source))?;
+        self.store.remove_abandoned_builds().map_err(|source| self.write_error(source))?;
 
         let path = self.store.environment_lock_path(self.name);
         let _lock = self.lock(Artefact::RootFilesystem, &path)?;

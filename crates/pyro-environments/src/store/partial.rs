@@ -82,12 +82,14 @@ impl Store {
         Ok(dead)
     }
 
-    /// Deletes what dead builds left.
-    pub(crate) fn remove_dead_partials(&self) -> io::Result<()> {
+    /// Deletes what dead builds left, and gives what that was.
+    pub fn remove_abandoned_builds(&self) -> io::Result<Vec<PathBuf>> {
+        let mut removed = Vec::new();
         for (path, _lock) in self.dead_partials()? {
             remove_tree(&path)?;
+            removed.push(path);
         }
-        Ok(())
+        Ok(removed)
     }
 }
 
@@ -118,7 +120,7 @@ mod tests {
 
         assert_eq!(store.abandoned_builds().unwrap(), [dead.as_path()]);
         assert!(dead.exists(), "looking deletes nothing");
-        store.remove_dead_partials().unwrap();
+        assert_eq!(store.remove_abandoned_builds().unwrap(), [dead.as_path()]);
 
         assert!(live.path().exists());
         assert!(!dead.exists());

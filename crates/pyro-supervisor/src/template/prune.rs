@@ -21,6 +21,16 @@ pub struct PrunedTemplates {
     pub freed_bytes: u64,
 }
 
+/// How many templates there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TemplateCount {
+    pub count: usize,
+    /// All of them together.
+    pub bytes: u64,
+    /// Those of which no environment makes use.
+    pub unusable: usize,
+}
+
 /// The templates could not be pruned.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot delete from the templates at `{}`", root.display())]
@@ -42,6 +52,30 @@ pub fn prune_templates(
         .map_err(|source| PruneTemplatesError { root: root.to_owned(), source })
 }
 
+/// Deletes templates of environments whose digest is not wanted, and what dead makers left: what nobody can use. Otherwise
+/// as [`prune_templates`].
+pub fn remove_unusable_templates(
+    root: &Path,
+    is_wanted: &dyn Fn(&str) -> bool,
+) -> Result<PrunedTemplates, PruneTemplatesError> {
+    TemplateStore::at(root)
+        .remove_unusable(is_wanted)
+        .map_err(|source| PruneTemplatesError { root: root.to_owned(), source })
+}
+
+/// Counts templates, those of environments whose digest is not wanted apart.
+pub fn count_templates(root: &Path, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<TemplateCount> {
+    let mut count = TemplateCount::default();
+    for template in TemplateStore::at(root).published()? {
+        count.count += 1;
+        count.bytes += template.bytes;
+        if !template.is_usable(is_wanted) {
+            count.unusable += 1;
+        }
+    }
+    Ok(count)
+}
+
 /// The directories that were left by processes that were killed while they made or deleted a template.
 /// [`prune_templates`] deletes them.
 pub fn abandoned_templates(root: &Path) -> io::Result<Vec<PathBuf>> {
@@ -57,7 +91,26 @@ struct Published {
     environment: Option<String>,
 }
 
+impl Published {
+    fn is_usable(&self, is_wanted: &dyn Fn(&str) -> bool) -> bool {
+        self.environment.as_deref().is_some_and(is_wanted)
+    }
+}
+
 impl TemplateStore {
+    /// Deletes as [`remove_unusable_templates`] says.
+    fn remove_unusable(&self, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<PrunedTemplates> {
+        let mut pruned = PrunedTemplates::default();
+        self.delete_remains(&mut pruned)?;
+        for template in self.published()? {
+            if !template.is_usable(is_wanted) {
+                self.delete(&template.key, &mut pruned)?;
+            }
+        }
+        self.delete_locks()?;
+        Ok(pruned)
+    }
+
     /// Deletes as [`prune_templates`] says.
     pub(crate) fn prune(&self, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<PrunedTemplates> {
         let mut pruned = PrunedTemplates::default();
@@ -67,7 +120,7 @@ impl TemplateStore {
         let mut kept_bytes = 0;
         for template in templates {
             let is_old = template.used_at.elapsed().is_ok_and(|unused| unused > UNUSED_MAX);
-            if !is_old && template.environment.is_some_and(|environment| is_wanted(&environment)) {
+            if !is_old && template.is_usable(is_wanted) {
                 kept_bytes += template.bytes;
                 if kept_bytes <= TEMPLATES_BYTES_MAX {
                     continue;
@@ -269,6 +322,26 @@ mod tests {
         for name in [PARTIAL, DELETED, LOCKS] {
             assert_eq!(names(&store.root.join(name)), Vec::<String>::new(), "{name}");
         }
+    }
+
+    #[test]
+    fn only_what_nobody_can_use_is_unusable() {
+        let (_directory, store) = store();
+        let [usable, damaged] = ['a', 'b'].map(TemplateKey::for_test);
+        make(&store, &usable);
+        make(&store, &damaged);
+        fs_err::remove_file(store.directory(&damaged).join("environment")).unwrap();
+        let state = fs_err::File::open(store.directory(&usable).join("state")).unwrap();
+        state.file().set_modified(SystemTime::now() - 2 * UNUSED_MAX).unwrap();
+        let is_wanted = |digest: &str| digest == ENVIRONMENT;
+        let count = count_templates(&store.root, &is_wanted).unwrap();
+        assert_eq!((count.count, count.unusable), (2, 1));
+
+        let removed = remove_unusable_templates(&store.root, &is_wanted).unwrap();
+
+        assert_eq!(removed.deleted_dirs, [store.directory(&damaged)]);
+        assert!(store.open(&usable).unwrap().is_some(), "it is only old");
+        assert_eq!(count_templates(&store.root, &|_| false).unwrap().unusable, 1);
     }
 
     #[test]
