@@ -374,9 +374,9 @@ class AsyncPyro:
 
     # The host, and other surfaces
 
-    async def doctor(self) -> DoctorReport:
+    async def doctor(self, *, fix: bool = False) -> DoctorReport:
         """Whether this host can run VMs, and how. See `Pyro.doctor`."""
-        return await result(self._engine.doctor())
+        return await result(self._engine.doctor(fix))
 
     def create_server(
         self,

@@ -149,6 +149,32 @@ class SparesReport(TypedDict):
     """What they have in the host's memory for themselves."""
 
 
+class Check(TypedDict):
+    """One thing that the doctor looked at."""
+
+    name: str
+    status: Literal["pass", "warn", "fail"]
+    """It fails where no VM can run, and warns where something could be better."""
+    reason: str
+    remedy: str | None
+    """A command where one helps, otherwise words; `None` where the check passes."""
+
+
+class RemovedLeftover(TypedDict):
+    """What a killed process had left, or a template that no environment could use, and is gone."""
+
+    action: Literal["removed"]
+    kind: Literal["vm", "control_group", "template", "build", "spare"]
+    path: str
+
+
+class MadeDirectory(TypedDict):
+    """A directory that was missing, and is there."""
+
+    action: Literal["made"]
+    path: str
+
+
 class DoctorReport(TypedDict):
     """The state of this host."""
 
@@ -157,6 +183,10 @@ class DoctorReport(TypedDict):
     """VMs can run here."""
     issues: list[str]
     """What is wrong, each with its remedy."""
+    checks: list[Check]
+    """Everything that was looked at."""
+    fixed: list[RemovedLeftover | MadeDirectory]
+    """What was put right before; nothing unless that was asked for."""
     leftovers: list[Leftover]
     spares: SparesReport
     kvm: KVMReport

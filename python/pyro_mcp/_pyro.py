@@ -568,9 +568,13 @@ class Pyro:
 
     # The host, and other surfaces
 
-    def doctor(self) -> DoctorReport:
-        """Whether this host can run VMs, and how: the object of `pyro doctor --json`."""
-        return self._engine.doctor().wait()
+    def doctor(self, *, fix: bool = False) -> DoctorReport:
+        """Whether this host can run VMs, and how: the object of `pyro doctor --json`.
+
+        With `fix` what killed processes have left is removed before, as `pyro doctor --fix` does; nothing that
+        is in use.
+        """
+        return self._engine.doctor(fix).wait()
 
     def create_server(
         self,

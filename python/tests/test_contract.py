@@ -222,6 +222,10 @@ def test_the_doctor_says_the_same(pyro: Pyro):
     assert report.keys() == theirs.keys()
     keys(DoctorReport, report)
     keys(_payloads.KVMReport, report["kvm"])
+    assert report["fixed"] == []
+    for check in report["checks"]:
+        keys(_payloads.Check, check)
+        assert (check["remedy"] is None) == (check["status"] == "pass")
     keys(_payloads.ConfinementReport, report["confinement"])
     keys(_payloads.GuestKernelReport, report["guest_kernel"])
     keys(_payloads.NetworkingReport, report["networking"])

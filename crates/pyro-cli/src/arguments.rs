@@ -49,7 +49,18 @@ pub(crate) enum Command {
     /// Show what a VM is by making one, or have a model run a command in one
     Demo(Box<DemoArguments>),
     /// Check whether this host can run VMs
+    #[command(after_help = "\
+Exit codes: 0 where VMs can run, 1 where they cannot.
+
+Examples:
+  pyro doctor
+  pyro doctor --fix
+  pyro doctor --json | jq '.checks[] | select(.status != \"pass\")'")]
     Doctor {
+        /// First remove what killed processes have left and templates that no environment can use, and make
+        /// directories that are missing; nothing that needs root, and nothing that is in use
+        #[arg(long)]
+        fix: bool,
         #[command(flatten)]
         output: OutputArguments,
     },

@@ -11,6 +11,7 @@ use pyro_supervisor::client::Executable;
 
 use crate::limits::ActiveVmsMax;
 use crate::network::{NetworkSettings, ProxySettings, from_host};
+use crate::packages::PackageInstaller;
 use crate::{ErrorKind, PyroError};
 
 /// First and second word of the command line with which `pyro` becomes a supervisor.
@@ -211,7 +212,10 @@ impl Config {
     pub(crate) fn tool(&self, program: &str, package: &str) -> Result<PathBuf, PyroError> {
         pyro_qemu::executable::find(program, &self.tool_path).ok_or_else(|| {
             PyroError::new(ErrorKind::HostUnsupported, format!("`{program}` is not installed"))
-                .hint(format!("install it: `sudo apt-get install {package}`"))
+                .hint(format!(
+                    "install it: `{}`",
+                    PackageInstaller::of_this_host().command(&[package])
+                ))
         })
     }
 

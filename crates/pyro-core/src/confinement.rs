@@ -65,6 +65,31 @@ pub struct ConfinementReport {
     pub remedies: Vec<String>,
 }
 
+impl ConfinementReport {
+    /// All of it in one line, for people.
+    pub fn summary(&self) -> String {
+        let mut parts = vec![
+            match self.identity {
+                QemuIdentity::Nobody => "a user who owns nothing",
+                QemuIdentity::UserNamespace => "a user namespace",
+                QemuIdentity::Caller => "NO other user",
+            },
+            match self.namespaces {
+                Namespaces::All => "files, processes, network of its own",
+                Namespaces::WithoutFileTree => "network of its own, NO files of its own",
+                Namespaces::None => "NO files and network of its own",
+            },
+        ];
+        parts.push(if self.landlock_abi > 0 { "Landlock" } else { "NO Landlock" });
+        parts.push(if self.seccomp { "seccomp" } else { "NO seccomp" });
+        parts.push("resource limits");
+        if !self.control_group.is_empty() {
+            parts.push("control group");
+        }
+        parts.join(", ")
+    }
+}
+
 /// Probes the confinement of the QEMU at `qemu` in this very process. For the process that exists to do
 /// it, on its main thread.
 pub async fn probe_confinement(qemu: &Path, accelerator: Accelerator) -> impl Serialize {

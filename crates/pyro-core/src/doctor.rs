@@ -7,23 +7,15 @@ use pyro_protocol::client::Accelerator;
 use pyro_qemu::accelerator::KvmProbe;
 use serde::Serialize;
 
+use crate::checks::{self, Check, CheckStatus};
 use crate::config::Config;
 use crate::confinement::{self, ConfinementReport};
 use crate::environments::{self, EnvironmentEntry};
 use crate::guest_kernel::{self, GuestKernelReport};
 use crate::leftovers::{self, Leftover};
 use crate::network::report::NetworkingReport;
-use crate::vm::QEMU_PACKAGE;
+use crate::repair::{Fix, Repaired};
 use crate::{PyroError, accelerator, network, spares};
-
-/// What a VM or a pull needs of the host, with the Debian package that has it.
-const TOOLS: [(&str, &str); 5] = [
-    (pyro_qemu::executable::PROGRAM, QEMU_PACKAGE),
-    ("mke2fs", "e2fsprogs"),
-    ("mmdebstrap", "mmdebstrap"),
-    ("tar2sqfs", "squashfs-tools-ng"),
-    ("unshare", "util-linux"),
-];
 
 /// The state of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,6 +25,10 @@ pub struct DoctorReport {
     pub runtime_ok: bool,
     /// What is wrong, each with its remedy.
     pub issues: Vec<String>,
+    /// Everything that was looked at, in the order in which people read it.
+    pub checks: Vec<Check>,
+    /// What was put right before the host was looked at; nothing unless that was asked for.
+    pub fixed: Vec<Fix>,
     /// What killed processes have left. It does no harm.
     pub leftovers: Vec<Leftover>,
     pub spares: SparesReport,
@@ -77,73 +73,131 @@ pub struct Capabilities {
     pub reason: Option<String>,
 }
 
-pub(crate) async fn examine(config: &Config, store: &Store) -> DoctorReport {
-    let probe = accelerator::probe(config).await;
-    let mut issues = Vec::new();
-    for (program, package) in TOOLS {
+/// Looks at everything, after `repaired` was done.
+pub(crate) async fn examine(config: &Config, store: &Store, repaired: Repaired) -> DoctorReport {
+    let mut issues: Vec<_> = repaired.failures.iter().map(with_hints).collect();
+    for (program, package) in tools() {
         if let Err(failure) = config.tool(program, package) {
             issues.push(with_hints(&failure));
         }
     }
-    let accelerator = note(accelerator::choose_by(config.accelerator, &probe), &mut issues);
-    let qemu = config.tool(pyro_qemu::executable::PROGRAM, QEMU_PACKAGE).ok();
-    let confinement = match (&qemu, accelerator) {
-        (Some(qemu), Some(accelerator)) => {
-            note(confinement::examine(config, qemu, accelerator).await, &mut issues)
-        }
-        _ => None,
+    let mut machine = Machine::examine(config).await;
+    let list = environments::list(store).map(|list| list.environments);
+    let leftovers = leftovers::find(config, store).await;
+    let templates = environments::count_templates(config, store);
+    let spares = spares::list(config).await;
+    let spares = SparesReport {
+        count: spares.len(),
+        private_bytes: spares.iter().map(|spare| spare.private_bytes).sum(),
     };
-    let guest_kernel = accelerator.and_then(|accelerator| {
-        let report = guest_kernel::examine(config.guest_kernel, accelerator, &config.pyro);
-        note(report, &mut issues)
-    });
-    let qemu_version = qemu.as_deref().and_then(|path| pyro_qemu::executable::version(path).ok());
-    let environments = note(environments::list(store), &mut issues)
-        .map(|list| list.environments)
-        .unwrap_or_default();
+    let mut checks = machine.checks(config);
+    let is_bootable = checks.iter().all(|check| check.status != CheckStatus::Fail);
+    let networking = network::report::examine(config, is_bootable);
+    checks.push(checks::network(&networking));
+    checks.push(checks::space(&config.cache_dir));
+    checks.push(checks::environments(list.as_deref()));
+    checks.push(checks::templates(templates.as_ref().copied()));
+    checks.push(checks::leftovers(leftovers.as_deref()));
+    checks.push(checks::spares(&spares));
+    checks.push(checks::versions(machine.qemu_version.as_deref()));
+    let runtime_ok = checks.iter().all(|check| check.status != CheckStatus::Fail);
+
+    let accelerator = note(machine.accelerator, &mut issues);
+    let confinement = machine.confinement.take().and_then(|report| note(report, &mut issues));
+    let guest_kernel = machine.guest_kernel.take().and_then(|report| note(report, &mut issues));
+    let environments = note(list, &mut issues).unwrap_or_default();
     issues.extend(environments.iter().filter_map(|entry| {
         let damage = entry.damage.as_ref()?;
         Some(format!("`{0}` is damaged: {damage}; repair it with `pyro env pull {0}`", entry.name))
     }));
-    let leftovers = note(leftovers::find(config, store).await, &mut issues).unwrap_or_default();
-    let spares = spares::list(config).await;
-    let can_boot = accelerator.is_some()
-        && qemu_version.is_some()
-        && confinement.is_some()
-        && guest_kernel.is_some()
-        && config.tool("mke2fs", "e2fsprogs").is_ok();
-    let networking = network::report::examine(config, can_boot);
-    let supports_guest_network = networking.available;
+    let leftovers = note(leftovers, &mut issues).unwrap_or_default();
+    let directories = checks.iter().find(|check| check.name == checks::DIRECTORIES);
+    issues.extend(
+        directories.filter(|check| check.status == CheckStatus::Fail).map(|check| {
+            format!("{}; {}", check.reason, check.remedy.as_deref().unwrap_or_default())
+        }),
+    );
     DoctorReport {
         platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
-        runtime_ok: can_boot,
+        runtime_ok,
         leftovers,
-        spares: SparesReport {
-            count: spares.len(),
-            private_bytes: spares.iter().map(|spare| spare.private_bytes).sum(),
-        },
-        kvm: probe,
+        spares,
+        kvm: machine.kvm,
         confinement,
         guest_kernel,
-        networking,
         runtime: RuntimeReport {
             version: env!("CARGO_PKG_VERSION"),
-            accelerator: accelerator.filter(|_| can_boot),
-            qemu,
-            qemu_version,
+            accelerator: accelerator.filter(|_| runtime_ok),
+            qemu: machine.qemu,
+            qemu_version: machine.qemu_version,
             capabilities: Capabilities {
-                supports_vm_boot: can_boot,
-                supports_guest_exec: can_boot,
-                supports_guest_network,
-                reason: (!can_boot).then(|| issues.join("; ")),
+                supports_vm_boot: runtime_ok,
+                supports_guest_exec: runtime_ok,
+                supports_guest_network: runtime_ok && networking.available,
+                reason: (!runtime_ok).then(|| issues.join("; ")),
             },
             catalog_version: CATALOG_VERSION,
             cache_dir: config.cache_dir.clone(),
             state_dir: config.state_dir.clone(),
             environments,
         },
+        networking,
         issues,
+        checks,
+        fixed: repaired.fixed,
     }
+}
+
+/// What makes VMs on this host.
+struct Machine {
+    kvm: KvmProbe,
+    accelerator: Result<Accelerator, PyroError>,
+    qemu: Option<PathBuf>,
+    qemu_version: Option<String>,
+    /// `None` where there is no QEMU or no accelerator to try it with.
+    confinement: Option<Result<ConfinementReport, PyroError>>,
+    /// `None` where there is no accelerator.
+    guest_kernel: Option<Result<GuestKernelReport, PyroError>>,
+}
+
+impl Machine {
+    async fn examine(config: &Config) -> Self {
+        let kvm = accelerator::probe(config).await;
+        let accelerator = accelerator::choose_by(config.accelerator, &kvm);
+        let (program, package) = checks::QEMU;
+        let qemu = config.tool(program, package).ok();
+        let confinement = match (&qemu, &accelerator) {
+            (Some(qemu), Ok(accelerator)) => {
+                Some(confinement::examine(config, qemu, *accelerator).await)
+            }
+            _ => None,
+        };
+        let guest_kernel = accelerator.as_ref().ok().map(|accelerator| {
+            guest_kernel::examine(config.guest_kernel, *accelerator, &config.pyro)
+        });
+        let qemu_version =
+            qemu.as_deref().and_then(|path| pyro_qemu::executable::version(path).ok());
+        Self { kvm, accelerator, qemu, qemu_version, confinement, guest_kernel }
+    }
+
+    /// All that decides whether VMs can run, as far as the environments' store does not.
+    fn checks(&self, config: &Config) -> Vec<Check> {
+        vec![
+            checks::pyro(),
+            checks::qemu(self.qemu.as_deref(), self.qemu_version.as_deref()),
+            checks::programs(config),
+            checks::kvm(&self.kvm),
+            checks::accelerator(config.accelerator, self.accelerator.as_ref().copied(), &self.kvm),
+            checks::confinement(self.confinement.as_ref()),
+            checks::guest_kernel(self.guest_kernel.as_ref()),
+            checks::directories(config),
+        ]
+    }
+}
+
+/// What a VM or a pull needs of the host, with the Debian package that has it.
+fn tools() -> impl Iterator<Item = (&'static str, &'static str)> {
+    [checks::QEMU, checks::DISK_MAKER].into_iter().chain(checks::PULL_PROGRAMS)
 }
 
 fn note<T>(result: Result<T, PyroError>, issues: &mut Vec<String>) -> Option<T> {

@@ -8,6 +8,7 @@ use pyro_environments::{
     CATALOG_VERSION, EnvironmentDefinition, EnvironmentName, EnvironmentState, InspectError,
     InstalledEnvironment, PruneError, PruneScope, PullError, PullMode, PullProgress, Store,
 };
+use pyro_supervisor::TemplateCount;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -157,6 +158,30 @@ pub(crate) fn prune(
         deleted_template_dirs: templates.deleted_dirs,
         freed_bytes: pruned.freed_bytes + templates.freed_bytes,
     })
+}
+
+/// How many templates there are, those apart that no environment can use which is there.
+pub(crate) fn count_templates(config: &Config, store: &Store) -> Result<TemplateCount, PyroError> {
+    let wanted = installed_digests(config, store)?;
+    let templates = config.templates_directory();
+    pyro_supervisor::count_templates(&templates, &|digest| wanted.contains(digest)).map_err(
+        |error| {
+            PyroError::from_error(ErrorKind::EnvironmentUnavailable, &error)
+                .context("cannot count the templates")
+        },
+    )
+}
+
+/// Deletes templates that no environment can use which is there, and gives their directories.
+pub(crate) fn remove_unusable_templates(
+    config: &Config,
+    store: &Store,
+) -> Result<Vec<PathBuf>, PyroError> {
+    let wanted = installed_digests(config, store)?;
+    let templates = config.templates_directory();
+    pyro_supervisor::remove_unusable_templates(&templates, &|digest| wanted.contains(digest))
+        .map(|removed| removed.deleted_dirs)
+        .map_err(|error| prune_failure(&error))
 }
 
 /// With each kernel that their VMs can have.

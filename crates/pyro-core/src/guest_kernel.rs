@@ -38,6 +38,18 @@ pub struct GuestKernelReport {
     pub reason: String,
 }
 
+impl GuestKernelReport {
+    /// Whose kernel VMs boot, and why, for people.
+    pub fn summary(&self) -> String {
+        let kernel = match (self.kernel, &self.release) {
+            (GuestKernelKind::Pyro, Some(release)) => format!("pyro's own, {release}"),
+            (GuestKernelKind::Pyro, None) => "pyro's own".to_owned(),
+            (GuestKernelKind::Debian, _) => "Debian's, of the environment".to_owned(),
+        };
+        format!("{kernel}: {}", self.reason)
+    }
+}
+
 /// Whose kernel it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -52,6 +52,12 @@ mod host_compat;
 
 mod leftovers;
 
+mod packages;
+
+mod checks;
+
+mod repair;
+
 mod doctor;
 
 pub use pyro_environments::{EnvironmentName, PruneScope, PullMode, PullProgress};
@@ -70,6 +76,7 @@ pub use pyro_qemu::confinement::Controller;
 
 pub use self::accelerator::probe_kvm;
 pub use self::capture::{CAPTURE_BYTES_DEFAULT, CaptureLimit};
+pub use self::checks::{Check, CheckStatus};
 pub use self::command::{CommandText, GuestPath, Variables, WorkingDirectory};
 pub use self::config::{
     AcceleratorChoice, Config, ConfinementChoice, EndpointSettings, GuestKernelChoice,
@@ -101,6 +108,7 @@ pub use self::network::report::{
 };
 pub use self::network::{Network, NetworkRequest, NetworkSettings};
 pub use self::pyro::{Progress, Pyro};
+pub use self::repair::Fix;
 pub use self::run::{Cleanup, HostCompat, RunOutcome, RunRequest};
 pub use self::spares::{PoolEvent, SpareInfo, SpareKind, SpareNetwork, SparePool};
 pub use self::step::{Measure, Step};

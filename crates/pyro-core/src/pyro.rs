@@ -19,6 +19,7 @@ use crate::limits::{FileBytesMax, SpareCount, SpareTime, VmId};
 use crate::logs::{self, LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog};
 use crate::network;
 use crate::network::report::NetworkInfo;
+use crate::repair::{self, Repaired};
 use crate::run::{self, Cleanup, RunOutcome, RunRequest};
 use crate::spares::{self, SpareKind, SparePool};
 use crate::streams::Streams;
@@ -320,7 +321,14 @@ impl Pyro {
 
     /// Checks whether this host can run VMs.
     pub async fn doctor(&self) -> DoctorReport {
-        doctor::examine(&self.config, &self.store).await
+        doctor::examine(&self.config, &self.store, Repaired::default()).await
+    }
+
+    /// The same, after removing what killed processes have left and templates that nobody can use, and making the
+    /// directories that are missing. Whatever lives is left alone.
+    pub async fn repair(&self) -> DoctorReport {
+        let repaired = repair::repair(&self.config, &self.store).await;
+        doctor::examine(&self.config, &self.store, repaired).await
     }
 
     pub(crate) fn departures(&self) -> &Departures {

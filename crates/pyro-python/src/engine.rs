@@ -382,8 +382,10 @@ impl Engine {
         Server::new(self.pyro(), profile, allow_host_compat, &arguments::pin(network_pin)?)
     }
 
-    fn doctor(&self) -> Call {
-        self.call(|pyro: Pyro| async move { Ok(pyro.doctor().await) })
+    fn doctor(&self, fix: bool) -> Call {
+        self.call(move |pyro: Pyro| async move {
+            Ok(if fix { pyro.repair().await } else { pyro.doctor().await })
+        })
     }
 }
 

@@ -29,7 +29,9 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
         Command::Environment(command) => environment::execute(command),
         Command::Mcp(command) => mcp::execute(command),
         Command::Demo(arguments) => demo::execute(&arguments),
-        Command::Doctor { output } => doctor::doctor(output),
+        Command::Doctor { fix, output } => {
+            doctor::doctor(if fix { doctor::Mode::Repair } else { doctor::Mode::Look }, output)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "pyro", &mut script);

@@ -62,10 +62,32 @@ fn the_doctor_shows_what_a_killed_supervisor_left_until_somebody_looks_after_it(
     }
     let text = vms.pyro(&["doctor"]).outcome().success().to_owned();
     assert!(text.contains(directory.to_str().unwrap()), "{text}");
-    assert!(text.contains("remedy: pyro vm list\n"), "{text}");
+    assert!(text.contains("remedy: pyro doctor --fix\n"), "{text}");
     vms.vm(&["list"]).outcome().success();
     assert_eq!(leftover_vms(&vms), Vec::<Value>::new());
     assert!(!directory.exists());
+    vms.vm(&["delete", &living]).outcome().success();
+}
+
+#[test]
+fn the_doctor_removes_what_a_killed_supervisor_left_and_leaves_a_living_vm_alone() {
+    let host = Host::new();
+    let vms = host.vms();
+    let id = vms.create(&["--start"]);
+    let living = vms.create(&[]);
+    let directory = vms.directory(&id);
+    let supervisor = vms.supervisor(&id).unwrap();
+    let qemu = vms.process(Role::Qemu);
+    supervisor.kill();
+    for process in [supervisor, qemu] {
+        assert!(process.ends_within(Duration::from_mins(1)));
+    }
+    let report = vms.pyro(&["doctor", "--fix", "--json"]).outcome().json();
+    let expected = json!({ "action": "removed", "kind": "vm", "path": directory });
+    let fixed = report["fixed"].as_array().unwrap();
+    assert!(fixed.contains(&expected), "{fixed:#?}");
+    assert!(!directory.exists());
+    vms.vm(&["start", &living]).outcome().success();
     vms.vm(&["delete", &living]).outcome().success();
 }
 

@@ -1,0 +1,241 @@
+//! Programs, confinement, directories, disk space and versions.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use pyro_environments::{CATALOG_VERSION, EnvironmentName};
+use rustix::fs::{Access, access, statvfs};
+
+use super::{Check, mib, quoted};
+use crate::PyroError;
+use crate::config::Config;
+use crate::confinement::ConfinementReport;
+use crate::guest_kernel::GuestKernelReport;
+use crate::network::report::NetworkingReport;
+use crate::packages::PackageInstaller;
+
+/// The oldest QEMU that pyro is tried with, Debian 12's: major and minor number.
+const QEMU_OLDEST: (u32, u32) = (7, 2);
+
+/// What is needed of the host, with Debian's package.
+pub(crate) const QEMU: (&str, &str) = (pyro_qemu::executable::PROGRAM, crate::vm::QEMU_PACKAGE);
+
+/// Every VM's disk is made by this.
+pub(crate) const DISK_MAKER: (&str, &str) = ("mke2fs", "e2fsprogs");
+
+/// Those that pulls need.
+pub(crate) const PULL_PROGRAMS: [(&str, &str); 3] =
+    [("mmdebstrap", "mmdebstrap"), ("tar2sqfs", "squashfs-tools-ng"), ("unshare", "util-linux")];
+
+/// The name of the check of directories.
+pub(crate) const DIRECTORIES: &str = "directories";
+
+pub(crate) fn pyro() -> Check {
+    let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
+    Check::pass("pyro", format!("{} on {os}-{architecture}", env!("CARGO_PKG_VERSION")))
+}
+
+/// By where QEMU is, and the version that it tells.
+pub(crate) fn qemu(path: Option<&Path>, version: Option<&str>) -> Check {
+    const NAME: &str = "qemu";
+    let installer = PackageInstaller::of_this_host();
+    let Some(path) = path else {
+        let reason = format!("`{}` is not installed", QEMU.0);
+        return Check::fail(NAME, reason, installer.command(&[QEMU.1]));
+    };
+    let Some(version) = version else {
+        let reason = format!("`{}` does not tell its version", path.display());
+        return Check::fail(NAME, reason, installer.command(&["--reinstall", QEMU.1]));
+    };
+    let reason = format!("{version} at {}", path.display());
+    match numbers(version) {
+        Some(numbers) if numbers < QEMU_OLDEST => {
+            let (major, minor) = QEMU_OLDEST;
+            let reason = format!("{reason} is older than {major}.{minor}, which pyro needs");
+            Check::warn(NAME, reason, installer.command(&[QEMU.1]))
+        }
+        _ => Check::pass(NAME, reason),
+    }
+}
+
+fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split(|letter: char| !letter.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+pub(crate) fn programs(config: &Config) -> Check {
+    const NAME: &str = "programs";
+    let is_missing = |(program, package): &(&str, &str)| config.tool(program, package).is_err();
+    let mut missing: Vec<_> = PULL_PROGRAMS.into_iter().filter(is_missing).collect();
+    let is_disk_maker_missing = is_missing(&DISK_MAKER);
+    if is_disk_maker_missing {
+        missing.insert(0, DISK_MAKER);
+    }
+    if missing.is_empty() {
+        return Check::pass(NAME, "all that making disks and pulling environments needs");
+    }
+    let names: Vec<_> = missing.iter().map(|(program, _)| format!("`{program}`")).collect();
+    let packages: Vec<_> = missing.iter().map(|&(_, package)| package).collect();
+    let names = names.join(", ");
+    let remedy = PackageInstaller::of_this_host().command(&packages);
+    if is_disk_maker_missing {
+        Check::fail(NAME, format!("not installed: {names}"), remedy)
+    } else {
+        Check::warn(
+            NAME,
+            format!("not installed, and needed to pull environments: {names}"),
+            remedy,
+        )
+    }
+}
+
+/// `None` where it was not tried out, as no QEMU can run.
+pub(crate) fn confinement(report: Option<&Result<ConfinementReport, PyroError>>) -> Check {
+    const NAME: &str = "confinement";
+    match report {
+        None => Check::fail(NAME, "none: QEMU does not start", "see the other checks"),
+        Some(Err(failure)) => Check::failed(NAME, failure),
+        Some(Ok(report)) if report.refused.is_empty() => Check::pass(NAME, report.summary()),
+        Some(Ok(report)) => {
+            let reason =
+                format!("{}; more is refused: {}", report.summary(), report.refused.join("; "));
+            Check::warn(NAME, reason, report.remedies.join(" && "))
+        }
+    }
+}
+
+/// `None` where no accelerator can be had.
+pub(crate) fn guest_kernel(report: Option<&Result<GuestKernelReport, PyroError>>) -> Check {
+    const NAME: &str = "guest kernel";
+    match report {
+        None => Check::fail(NAME, "none: there is nothing to boot it with", "see the other checks"),
+        Some(Err(failure)) => Check::failed(NAME, failure),
+        Some(Ok(report)) => Check::pass(NAME, report.summary()),
+    }
+}
+
+/// VMs without one can run in any case.
+pub(crate) fn network(report: &NetworkingReport) -> Check {
+    const NAME: &str = "network";
+    if report.available {
+        return Check::pass(NAME, &report.reason);
+    }
+    let remedy = if report.problems.is_empty() {
+        match report.pins.iter().find(|pin| !pin.network) {
+            Some(pin) => format!("have the operator allow it in `{}`", pin.source),
+            None => "see the other checks".to_owned(),
+        }
+    } else {
+        "correct what it says, see docs/network.md".to_owned()
+    };
+    let problems = report.problems.iter().skip(1).map(String::as_str);
+    let reasons: Vec<_> = std::iter::once(report.reason.as_str()).chain(problems).collect();
+    Check::warn(NAME, reasons.join("; "), remedy)
+}
+
+/// Those of the cache and of what runs: can they be used, and by whom?
+pub(crate) fn directories(config: &Config) -> Check {
+    const NAME: &str = DIRECTORIES;
+    let state = &config.state_dir;
+    if let Some((reason, remedy)) = not_writable(state) {
+        return Check::fail(NAME, reason, remedy);
+    }
+    // What was pulled there by somebody else can be used all the same.
+    if let Some((reason, remedy)) = not_writable(&config.cache_dir) {
+        return Check::warn(NAME, format!("{reason}, so nothing can be pulled"), remedy);
+    }
+    if fs_err::metadata(state).is_ok_and(|found| found.mode() & 0o002 != 0) {
+        let reason = format!("everybody may write to `{}`", state.display());
+        return Check::warn(NAME, reason, format!("chmod 700 {}", quoted(state)));
+    }
+    Check::pass(NAME, format!("`{}`, `{}`", config.cache_dir.display(), state.display()))
+}
+
+/// Why nothing can be made in a directory, which need not be there, and what helps.
+fn not_writable(directory: &Path) -> Option<(String, String)> {
+    let existing = directory.ancestors().find(|path| path.exists())?;
+    if access(existing, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).is_ok() {
+        return None;
+    }
+    let reason = format!("you may not write to `{}`", existing.display());
+    let path = quoted(directory);
+    let remedy = if existing == directory {
+        format!("sudo chown -R $USER {path}")
+    } else {
+        format!("sudo mkdir -p {path} && sudo chown $USER {path}")
+    };
+    Some((reason, remedy))
+}
+
+/// On the disk of the cache: enough to build the largest environment?
+pub(crate) fn space(cache: &Path) -> Check {
+    let largest = EnvironmentName::all().map(|name| name.definition().build_bytes).max();
+    let available = cache.ancestors().find(|path| path.exists()).and_then(|existing| {
+        let disk = statvfs(existing).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    });
+    match available {
+        None => Check::pass("disk space", "this host does not tell"),
+        Some(available) => judge_space(cache, available, largest.unwrap_or_default()),
+    }
+}
+
+fn judge_space(cache: &Path, available: u64, needed: u64) -> Check {
+    const NAME: &str = "disk space";
+    let free = format!("{} free for `{}`", mib(available), cache.display());
+    if available < needed {
+        let needed = mib(needed);
+        let reason = format!("{free}, of which pulling the largest environment takes {needed}");
+        return Check::warn(NAME, reason, "pyro env prune");
+    }
+    Check::pass(NAME, free)
+}
+
+/// What a report of a defect should name.
+pub(crate) fn versions(qemu: Option<&str>) -> Check {
+    let host = rustix::system::uname();
+    let reason = format!(
+        "pyro {}, catalog {CATALOG_VERSION}, QEMU {}, host's kernel {}",
+        env!("CARGO_PKG_VERSION"),
+        qemu.unwrap_or("none"),
+        host.release().to_string_lossy()
+    );
+    Check::pass("versions", reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::CheckStatus;
+
+    #[test]
+    fn a_qemu_that_is_missing_or_too_old_is_to_be_installed() {
+        let missing = qemu(None, None);
+        assert_eq!(missing.status, CheckStatus::Fail);
+        assert!(missing.remedy.unwrap().contains("qemu-system-x86"));
+        let path = Path::new("/usr/bin/qemu");
+        for (version, status) in [
+            ("6.2.0 (Debian 1:6.2+dfsg-2)", CheckStatus::Warn),
+            ("7.1.99", CheckStatus::Warn),
+            ("7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)", CheckStatus::Pass),
+            ("10.0", CheckStatus::Pass),
+        ] {
+            assert_eq!(qemu(Some(path), Some(version)).status, status, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_both_numbers() {
+        let check = judge_space(Path::new("/cache"), 100 << 20, 500 << 20);
+        assert_eq!(check.status, CheckStatus::Warn);
+        assert!(check.reason.contains("100 MiB free"), "{}", check.reason);
+        assert!(check.reason.contains("500 MiB"), "{}", check.reason);
+        let check = judge_space(Path::new("/cache"), 500 << 20, 500 << 20);
+        assert_eq!(check.status, CheckStatus::Pass);
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_command() {
+        assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+}
