@@ -1,7 +1,7 @@
 """The build backend: maturin's, with the `pyro` executable built first.
 
-maturin packs an extension module and Python files. The executable goes into the wheel as data, and has to be
-there before maturin looks.
+maturin packs an extension module and Python files. The executable goes into the wheel as data, with what it writes
+about itself: manual pages and completions. All of it has to be there before maturin looks.
 
 Settings: `profile` is cargo's, `release` by default; `compatibility` is maturin's, by default the wheel is
 for hosts like this one.
@@ -25,6 +25,8 @@ WHEEL_DATA = ROOT / "target" / "wheel-data"
 SCRIPTS = WHEEL_DATA / "scripts"
 # Below the directory with the executables' directory, which is where pyro looks for them.
 GUEST_KERNELS = Path("share/pyro-mcp/guest-kernel")
+# Below that directory as well, where `man` and shells look for what a program there has. Nothing else is in them.
+PAGES = ("man", "bash-completion", "zsh", "fish")
 PROFILE_DEFAULT = "release"
 
 
@@ -71,6 +73,7 @@ def _prepare(settings: Settings) -> dict[str, Any]:
     shutil.copy2(built, fresh)
     fresh.replace(SCRIPTS / "pyro")
     _take_guest_kernels(target)
+    _write_pages()
     arguments = ["--locked", "--profile", profile]
     compatibility = settings.pop("compatibility", None)
     if compatibility is not None:
@@ -88,6 +91,15 @@ def _take_guest_kernels(target: Path) -> None:
     shutil.rmtree(packed, ignore_errors=True)
     if (target / GUEST_KERNELS / "manifest.json").is_file():
         shutil.copytree(target / GUEST_KERNELS, packed)
+
+
+def _write_pages() -> None:
+    """Has the executable write its manual pages and completions into the wheel."""
+    share = WHEEL_DATA / "data" / "share"
+    for name in PAGES:
+        # Pages of commands that there are no more would be packed as well.
+        shutil.rmtree(share / name, ignore_errors=True)
+    subprocess.run([SCRIPTS / "pyro", "internal", "write-pages", share], check=True)
 
 
 def _target(cargo: str) -> Path:

@@ -48,6 +48,18 @@ def test_the_executable_is_found_where_pip_puts_it_for_a_target(tmp_path: Path):
     assert Path(outcome.stdout.strip()) == (tmp_path / "bin" / "pyro").resolve()
 
 
+def test_manual_pages_and_completions_are_where_programs_look_for_them():
+    share = Path(sys.prefix) / "share"
+    for name in [
+        "man/man1/pyro.1",
+        "man/man1/pyro-vm-exec.1",
+        "bash-completion/completions/pyro",
+        "zsh/site-functions/_pyro",
+        "fish/vendor_completions.d/pyro.fish",
+    ]:
+        assert "pyro" in (share / name).read_text()
+
+
 def test_the_module_is_the_executable():
     outcome = subprocess.run([sys.executable, "-m", "pyro_mcp", "--version"], capture_output=True, check=True)
     assert outcome.stdout == b"pyro 3.0.0\n"

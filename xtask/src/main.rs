@@ -1,5 +1,5 @@
-//! Development tasks: `cargo xtask demo | test | clients | python | tidy | docs | bench | fuzz |
-//! dist | guest-kernel`.
+//! Development tasks: `cargo xtask demo | test | clients | python | tidy | docs | bench | fuzz | dist |
+//! man | guest-kernel`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -15,6 +15,8 @@ mod demo;
 mod fuzz;
 
 mod guest_kernel;
+
+mod man;
 
 mod prerequisites;
 
@@ -67,6 +69,8 @@ enum Task {
     Bench(bench::Bench),
     /// Build the small guest kernels from Debian's source, where they have changed
     GuestKernel,
+    /// Write manual pages and completions below `share` of the target directory; wheels get their own
+    Man,
     /// Make what is published: wheel and source distribution
     Dist,
     /// Make up what crosses process boundaries, and see what holds
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
         Task::Docs => reference::docs(),
         Task::Bench(bench) => bench::bench(&bench),
         Task::GuestKernel => guest_kernel::guest_kernel(),
+        Task::Man => man::man(),
         Task::Dist => python::distribute(),
         Task::Fuzz(fuzz) => fuzz::fuzz(&fuzz),
     };

@@ -43,9 +43,9 @@ const RUNTIME: [Need; 9] = [
 const WITHOUT_NAMESPACES: [Need; 2] =
     [program("fakechroot", "fakechroot"), program("fakeroot", "fakeroot")];
 
-/// What the tests need besides: they also pull as another user and without namespaces, and play an Internet,
-/// with archives for the programs of VMs.
-const TESTS: [Need; 12] = [
+/// What the tests need besides: they also pull as another user and without namespaces, play an Internet,
+/// with archives for the programs of VMs, and read the manual.
+const TESTS: [Need; 13] = [
     program("fakechroot", "fakechroot"),
     program("fakeroot", "fakeroot"),
     program("useradd", "passwd"),
@@ -58,6 +58,7 @@ const TESTS: [Need; 12] = [
     program("apt-ftparchive", "apt-utils"),
     program("dpkg-deb", "dpkg"),
     program("iperf3", "iperf3"),
+    program("man", "man-db"),
 ];
 
 /// What makes a virtual environment. Debian's `python3` alone cannot.

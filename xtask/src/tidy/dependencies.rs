@@ -28,6 +28,7 @@ const PROTOCOL_DEPENDENCIES: [&str; 4] = ["ipnet", "postcard", "serde", "thiserr
 const RESERVED: [(&str, &[&str], &str); 15] = [
     ("clap", &["pyro-cli", "xtask"], ONLY_THE_CLI),
     ("clap_complete", &["pyro-cli"], ONLY_THE_CLI),
+    ("clap_mangen", &["pyro-cli"], ONLY_THE_CLI),
     ("indicatif", &["pyro-cli"], ONLY_THE_CLI),
     ("anstream", &["pyro-cli"], ONLY_THE_CLI),
     ("kvm-ioctls", &["pyro-qemu"], ONLY_THE_PROBE),

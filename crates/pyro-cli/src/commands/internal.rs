@@ -1,5 +1,5 @@
-//! What pyro calls itself for: processes of their own that are no commands for people, and so are not
-//! part of the command line.
+//! What pyro calls itself for, and whoever packs it: processes of their own that are no commands for people, and so are
+//! not part of the command line.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -9,7 +9,12 @@ use pyro_core::{
     INTERNAL_SUPERVISE,
 };
 
+use super::pages;
 use crate::terminal;
+
+/// First and second word of the command line with which whoever packs pyro has it write its manual pages and completions;
+/// then follows the directory.
+const WRITE_PAGES: [&str; 2] = ["internal", "write-pages"];
 
 /// Does what `words` ask for, if they come from pyro itself.
 pub(crate) fn execute(words: &[OsString]) -> Option<ExitCode> {
@@ -29,6 +34,16 @@ pub(crate) fn execute(words: &[OsString]) -> Option<ExitCode> {
         let probe = pyro_core::probe_confinement(qemu.as_ref(), accelerator);
         Some(match super::block_on(probe) {
             Ok(found) => terminal::exit_code(terminal::print_json(&found), ExitCode::SUCCESS, 1),
+            Err(failure) => {
+                terminal::fail(&failure, false);
+                ExitCode::FAILURE
+            }
+        })
+    } else if let [first, second, directory] = words
+        && WRITE_PAGES == [first, second]
+    {
+        Some(match pages::write(directory.as_ref()) {
+            Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
                 terminal::fail(&failure, false);
                 ExitCode::FAILURE

@@ -7,6 +7,7 @@ mod execution;
 pub(crate) mod internal;
 mod logs;
 mod mcp;
+mod pages;
 mod requests;
 mod run;
 mod vm;
@@ -14,7 +15,6 @@ mod warm;
 
 use std::process::ExitCode;
 
-use clap::CommandFactory;
 use pyro_core::{Config, ErrorKind, Pyro, PyroError};
 use serde::Serialize;
 
@@ -33,9 +33,7 @@ pub(crate) fn execute(arguments: Arguments) -> ExitCode {
             doctor::doctor(if fix { doctor::Mode::Repair } else { doctor::Mode::Look }, output)
         }
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "pyro", &mut script);
-            let printed = terminal::print(&String::from_utf8_lossy(&script));
+            let printed = terminal::print(&pages::completions(shell));
             terminal::exit_code(printed, ExitCode::SUCCESS, 1)
         }
     }

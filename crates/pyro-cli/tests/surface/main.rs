@@ -16,6 +16,8 @@ mod host;
 
 mod mcp;
 
+mod pages;
+
 mod terminal;
 
 use std::process::Command;
