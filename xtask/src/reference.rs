@@ -22,7 +22,7 @@ const INTRODUCTION: &str = "\
 What `pyro --help` and its commands say of themselves. `cargo xtask docs` writes this page from those texts, and `cargo xtask
 tidy` compares them: change an option's text in `crates/pyro-cli/src`, not here.
 
-Variables, files and exit codes: [configuration](configuration.md).
+Variables, files and exit codes: [configuration](configuration.md). What can go wrong: [troubleshooting](troubleshooting.md).
 ";
 
 pub(crate) fn docs() -> Result<(), String> {
