@@ -29,10 +29,11 @@ def example(name: str, *arguments: str, **variables: str) -> str:
     return outcome.stdout
 
 
-def test_every_block_of_the_guide_runs(pyro: Pyro, tmp_path: Path):
-    guide = (EXAMPLES.parent.parent / "docs" / "python.md").read_text()
+@pytest.mark.parametrize(("document", "count"), [("python.md", 6), ("first-run.md", 1)])
+def test_every_block_of_the_guides_runs(pyro: Pyro, tmp_path: Path, document: str, count: int):
+    guide = (EXAMPLES.parent.parent / "docs" / document).read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 6
+    assert len(blocks) >= count
     script = tmp_path / "guide.py"
     script.write_text("\n".join(blocks))
     example(str(script))
