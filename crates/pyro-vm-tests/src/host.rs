@@ -46,10 +46,15 @@ impl Host {
     /// `pyro` with these arguments, in an environment that holds no other choice of its user, and with a
     /// state directory of its own, by which its QEMU is told from those of others.
     pub fn pyro(&self, arguments: &[&str]) -> Pyro {
-        let number = self.started.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new(executable());
+        command.args(arguments);
+        self.command(command)
+    }
+
+    /// The same for a command whose program starts `pyro`, or is it.
+    pub(crate) fn command(&self, mut command: Command) -> Pyro {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
         command
-            .args(arguments)
             .env_remove("PYRO_ACCELERATOR")
             .env("PYRO_STATE_DIR", self.state().join(number.to_string()))
             .env("PYRO_ENVIRONMENT_CACHE_DIR", cache_with(BASE));

@@ -19,6 +19,8 @@ pub mod chance;
 
 mod collector;
 
+mod document;
+
 mod lifeline;
 
 mod environments;
@@ -32,6 +34,7 @@ pub mod internet;
 pub mod model;
 
 pub use self::bystanders::Bystanders;
+pub use self::document::{Shown, first_missing, shown_commands};
 pub use self::environments::{BASE, BUILD, DEFAULT, cache_with, copy_cache};
 pub use self::executable::executable;
 pub use self::host::{Host, accelerators};

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,15 @@ impl<'a> Vms<'a> {
 
     /// `pyro` with these arguments.
     pub fn pyro(&self, arguments: &[&str]) -> Pyro {
-        let pyro = self.host.pyro(arguments);
+        self.family_member(self.host.pyro(arguments))
+    }
+
+    /// A command that starts `pyro`, once or several times.
+    pub fn command(&self, command: Command) -> Pyro {
+        self.family_member(self.host.command(command))
+    }
+
+    fn family_member(&self, pyro: Pyro) -> Pyro {
         let writer = self.writer.as_ref().unwrap().try_clone().unwrap();
         let pyro = pyro.variable("PYRO_STATE_DIR", self.state.to_str().unwrap());
         pyro.of_family(Arc::clone(&self.lifeline), writer)

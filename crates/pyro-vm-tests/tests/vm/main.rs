@@ -63,3 +63,5 @@ mod host_compat;
 mod accelerator;
 
 mod user;
+
+mod documents;
