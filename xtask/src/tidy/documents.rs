@@ -16,6 +16,10 @@ const ARGUMENTS: [&str; 3] = [
 /// The documents whose promises name the tests that show them.
 const PROMISING: [&str; 2] = ["docs/SPECIFICATION.md", "docs/security.md"];
 
+/// Where the codes of errors are, and the document with a section for each.
+const FAILURES: &str = "crates/pyro-protocol/src/failure.rs";
+const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
+
 /// Options that clap declares by itself.
 const BUILT_IN: [&str; 2] = ["help", "version"];
 
@@ -63,6 +67,24 @@ pub(super) fn check_reference(files: &[File]) -> Option<Finding> {
         problem,
         reason: "who looks an option up there finds what `pyro` has",
     })
+}
+
+/// Finds codes of errors on which the document on troubles says nothing.
+pub(super) fn check_error_codes(files: &[File]) -> Vec<Finding> {
+    let text = |path: &str| files.iter().find(|file| file.path == path).map(|file| &*file.text);
+    let (Some(failures), Some(document)) = (text(FAILURES), text(TROUBLESHOOTING)) else {
+        return Vec::new();
+    };
+    let codes = failures.lines().filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\","));
+    let has_section = |code: &str| document.lines().any(|line| line == format!("## {code}"));
+    codes
+        .filter(|code| !has_section(code))
+        .map(|code| Finding {
+            place: TROUBLESHOOTING.to_owned(),
+            problem: format!("has no section `{code}`"),
+            reason: "who sees an error looks its code up there",
+        })
+        .collect()
 }
 
 fn check_links(file: &File, exists: &dyn Fn(&Path) -> bool) -> Vec<Finding> {
@@ -219,6 +241,16 @@ mod tests {
         assert_eq!(check_reference(&[help, current]), None);
         let changed = file(&format!("{}pyro.txt", reference::HELPS), "Usage: pyro now\n");
         assert!(check_reference(&[changed, file(reference::DOCUMENT, &document)]).is_some());
+    }
+
+    #[test]
+    fn an_error_code_without_a_section_is_found() {
+        let file = |path: &str, text: &str| File { path: path.to_owned(), text: text.to_owned() };
+        let failures =
+            file(FAILURES, "    Self::NoSpace => \"no_space\",\n    Self::A => \"a_b\",\n");
+        let findings = check_error_codes(&[failures, file(TROUBLESHOOTING, "## no_space\n")]);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(findings[0].problem.contains("`a_b`"));
     }
 
     #[test]

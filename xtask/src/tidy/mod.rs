@@ -34,6 +34,7 @@ pub(crate) fn tidy() -> Result<(), String> {
     findings.extend(sources::check_private_paths(&files, root));
     findings.extend(documents::check(&files));
     findings.extend(documents::check_reference(&files));
+    findings.extend(documents::check_error_codes(&files));
     for Finding { place, problem, reason } in &findings {
         println!("{place}: {problem}\n    because {reason}");
     }
