@@ -30,7 +30,7 @@ impl PackageInstaller {
     }
 }
 
-fn name_of_dnf<'a>(package: &'a str) -> &'a str {
+fn name_of_dnf(package: &str) -> &str {
     NAMES_OF_DNF.iter().find(|(debian, _)| *debian == package).map_or(package, |(_, name)| name)
 }
 

@@ -31,10 +31,13 @@ pub fn shown_commands(text: &str) -> Vec<Shown> {
             info = if info.is_none() { Some(rest) } else { None };
             continue;
         }
-        let Some(not_run) = info.and_then(not_run_of) else { continue };
+        let not_run = match info.map(block) {
+            Some(Block::Commands) => None,
+            Some(Block::NotRun(reason)) => Some(reason.to_owned()),
+            Some(Block::Other) | None => continue,
+        };
         if let Some(command) = line.strip_prefix("$ ") {
             let command = command.to_owned();
-            let not_run = not_run.map(str::to_owned);
             commands.push(Shown { line_number: index + 1, command, output: Vec::new(), not_run });
             is_complete = false;
             continue;
@@ -55,24 +58,31 @@ pub fn shown_commands(text: &str) -> Vec<Shown> {
     commands
 }
 
-/// Of a block's info string: nothing if it shows no commands, or why those cannot be run.
-fn not_run_of(info: &str) -> Option<Option<&str>> {
+/// What is in a block.
+enum Block<'a> {
+    Commands,
+    /// Commands that no test can run, and why.
+    NotRun(&'a str),
+    Other,
+}
+
+/// By the block's info string.
+fn block(info: &str) -> Block<'_> {
     if info == "console" {
-        return Some(None);
+        return Block::Commands;
     }
-    let reason = info.strip_prefix("console,not-run")?.trim();
-    assert!(!reason.is_empty(), "`{info}` does not say why");
-    Some(Some(reason))
+    let Some(reason) = info.strip_prefix("console,not-run") else { return Block::Other };
+    assert!(!reason.trim().is_empty(), "`{info}` does not say why");
+    Block::NotRun(reason.trim())
 }
 
 /// The first line of `shown` that is not in `output`, after those before it.
 pub fn first_missing<'a>(shown: &'a [String], output: &str) -> Option<&'a str> {
     let mut lines = output.lines();
-    let missing = shown.iter().map(|line| line.trim_end()).find(|line| {
+    shown.iter().map(|line| line.trim_end()).find(|line| {
         let is_shown = |printed: &str| matches(line, printed.trim_end());
         !line.chars().eq([LEFT_OUT]) && !lines.any(is_shown)
-    });
-    missing
+    })
 }
 
 /// Whether `printed` is `line`, with any text where something was left out.

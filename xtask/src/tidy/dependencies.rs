@@ -25,7 +25,7 @@ const DIRECTIONS: [(&str, &[&str]); 13] = [
 const PROTOCOL_DEPENDENCIES: [&str; 4] = ["ipnet", "postcard", "serde", "thiserror"];
 
 /// Crates of others that only some of ours may use, with the reason.
-const RESERVED: [(&str, &[&str], &str); 15] = [
+const RESERVED: [(&str, &[&str], &str); 16] = [
     ("clap", &["pyro-cli", "xtask"], ONLY_THE_CLI),
     ("clap_complete", &["pyro-cli"], ONLY_THE_CLI),
     ("clap_mangen", &["pyro-cli"], ONLY_THE_CLI),
