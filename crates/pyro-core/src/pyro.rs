@@ -294,6 +294,7 @@ impl Pyro {
 
     /// The processes that keep spares, and all spares of this user. What killed ones left is removed.
     pub async fn warm_status(&self) -> WarmStatus {
+        spares::remove_abandoned(&self.config);
         let keepers = keeper::list(&self.config).await;
         let spares = spares::list(&self.config).await;
         let private_bytes = spares.iter().map(|spare| spare.private_bytes).sum();

@@ -361,7 +361,7 @@ pub(crate) fn remove_abandoned(config: &Config) {
     sockets::remove_abandoned(&config.keepers_directory());
 }
 
-/// The spares of this user.
+/// The spares of this user. Nothing is removed.
 pub(crate) async fn list(config: &Config) -> Vec<SpareInfo> {
     let records = spare::list(&config.spares_directory()).await;
     records.into_iter().map(SpareInfo::from).collect()

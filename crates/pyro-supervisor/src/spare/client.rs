@@ -9,6 +9,7 @@ use pyro_protocol::client::{
 };
 use pyro_protocol::record::SpareRecord;
 use rustix::net::sockopt::socket_peercred;
+use tokio::net::UnixStream;
 
 use super::key::SpareKey;
 use super::wait::RESUME_DEADLINE;
@@ -181,6 +182,11 @@ async fn reach(directory: &Path, name: &str) -> Result<(Line, Pidfd), NotClaimed
             return Err(NotClaimed::Gone);
         }
     };
+    greet(stream).await
+}
+
+/// Who is at the other end of a connection to a spare.
+async fn greet(stream: UnixStream) -> Result<(Line, Pidfd), NotClaimed> {
     // Those who listened, or none in another pid namespace, whose end could not be waited for. It is this very
     // process as long as it goes on talking.
     let peer = socket_peercred(&stream).map_err(|_| NotClaimed::Gone)?;
@@ -198,14 +204,14 @@ async fn reach(directory: &Path, name: &str) -> Result<(Line, Pidfd), NotClaimed
     }
 }
 
-/// All spares below `spares` that say what they are, oldest first. Sockets of supervisors that were killed are removed.
+/// All spares below `spares` that say what they are, oldest first. Nothing is removed.
 pub async fn list(spares: &Path) -> Vec<SpareRecord> {
     let mut records = Vec::new();
-    remove_abandoned(spares);
     for key in sockets::names(spares) {
         let directory = spares.join(key);
         for name in sockets::names(&directory) {
-            let Ok((mut line, _)) = reach(&directory, &name).await else { continue };
+            let Ok(stream) = connect(&directory, &name).await else { continue };
+            let Ok((mut line, _)) = greet(stream).await else { continue };
             let described = async {
                 line.say(&ToSupervisor::DescribeSpare).await.ok()?;
                 match line.next_message().await {
