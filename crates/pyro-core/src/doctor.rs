@@ -91,6 +91,7 @@ pub(crate) async fn examine(config: &Config, store: &Store, repaired: Repaired) 
         private_bytes: spares.iter().map(|spare| spare.private_bytes).sum(),
     };
     let mut checks = machine.checks(config);
+    checks.extend(repaired.failures.iter().map(checks::repair));
     let is_bootable = checks.iter().all(|check| check.status != CheckStatus::Fail);
     let networking = network::report::examine(config, is_bootable);
     checks.push(checks::network(&networking));

@@ -59,9 +59,6 @@ fn text(mode: Mode, report: &DoctorReport) -> String {
             text += &format!("{:22}remedy: {remedy}\n", "");
         }
     }
-    for issue in &report.issues {
-        text += &format!("  {RED}issue{RED:#} {issue}\n");
-    }
     let verdict = if report.runtime_ok { "VMs can run here" } else { "VMs can NOT run here" };
     format!("{text}\n{BOLD}{verdict}{BOLD:#}\n")
 }

@@ -45,7 +45,7 @@ pub(crate) fn qemu(path: Option<&Path>, version: Option<&str>) -> Check {
     };
     let Some(version) = version else {
         let reason = format!("`{}` does not tell its version", path.display());
-        return Check::fail(NAME, reason, installer.command(&["--reinstall", QEMU.1]));
+        return Check::fail(NAME, reason, format!("{} --version", quoted(path)));
     };
     let reason = format!("{version} at {}", path.display());
     match numbers(version) {

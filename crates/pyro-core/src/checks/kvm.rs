@@ -35,7 +35,7 @@ fn judge(probe: &KvmProbe, host: &HostCpu) -> Check {
         }
     } else if !(probe.readable && probe.writable) {
         match &host.group {
-            Some(group) => format!("sudo usermod -aG {group} $USER, and log in anew"),
+            Some(group) => format!("sudo usermod -aG {group} $USER && newgrp {group}"),
             None => "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm".to_owned(),
         }
     } else if probe.instructions_per_second.is_some() {

@@ -16,7 +16,7 @@ pub(crate) use self::host::{
     programs, pyro, qemu, space, versions,
 };
 pub(crate) use self::kvm::{accelerator, kvm};
-pub(crate) use self::stores::{environments, leftovers, spares, templates};
+pub(crate) use self::stores::{environments, leftovers, repair, spares, templates};
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

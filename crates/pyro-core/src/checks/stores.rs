@@ -65,6 +65,12 @@ pub(crate) fn leftovers(found: Result<&[Leftover], &PyroError>) -> Check {
     }
 }
 
+/// Of something that could not be put right.
+pub(crate) fn repair(failure: &PyroError) -> Check {
+    let remedy = failure.hints.first().map_or(FIX, String::as_str);
+    Check::warn("fix", super::reason(failure), remedy)
+}
+
 pub(crate) fn spares(report: &SparesReport) -> Check {
     let reason = match report.count {
         0 => "none".to_owned(),
