@@ -1,6 +1,7 @@
 //! VMs with a life of their own: made by one process, used by others, gone when somebody deletes them, when
 //! their time is over, or when what they are made of is killed.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use pyro_vm_tests::{BASE, Host, Outcome, Role, Running, Vms, copy_cache};
@@ -37,6 +38,16 @@ fn endless(vms: &Vms<'_>, id: &str) -> Running {
     let running = vms.exec(id, "echo $$ > /root/pid; echo started; sleep 1000; true").start();
     running.wait_for_stdout("started\n");
     running
+}
+
+#[test]
+fn where_a_vm_is_found_is_for_its_owner_only() {
+    let host = Host::new();
+    let vms = host.vms();
+    let id = vms.create(&[]);
+    let directory = fs_err::metadata(vms.directory(&id)).unwrap();
+    assert_eq!(directory.mode() & 0o777, 0o700);
+    vms.vm(&["delete", &id]).outcome().success();
 }
 
 #[test]
