@@ -1,7 +1,7 @@
 """The build backend: maturin's, with the `pyro` executable built first.
 
-maturin packs an extension module and Python files. The executable goes into the wheel as data, with what it writes
-about itself: manual pages and completions. All of it has to be there before maturin looks.
+maturin packs an extension module and Python files. The executable goes into the wheel as data, with what it
+writes about itself: manual pages and completions. All of it has to be there before maturin looks.
 
 Settings: `profile` is cargo's, `release` by default; `compatibility` is maturin's, by default the wheel is
 for hosts like this one.
@@ -25,7 +25,8 @@ WHEEL_DATA = ROOT / "target" / "wheel-data"
 SCRIPTS = WHEEL_DATA / "scripts"
 # Below the directory with the executables' directory, which is where pyro looks for them.
 GUEST_KERNELS = Path("share/pyro-mcp/guest-kernel")
-# Below that directory as well, where `man` and shells look for what a program there has. Nothing else is in them.
+# Below that directory as well, where `man` and shells look for what a program there has. Nothing else is in
+# them.
 PAGES = ("man", "bash-completion", "zsh", "fish")
 PROFILE_DEFAULT = "release"
 

@@ -137,7 +137,7 @@ class GuestKernelReport(TypedDict):
 
     kernel: Literal["pyro", "debian"]
     release: str | None
-    """What `uname -r` says in the guest; `None` for Debian's, of which each environment may have another one."""
+    """What `uname -r` says in the guest; `None` for Debian's: each environment may have another one."""
     reason: str
 
 

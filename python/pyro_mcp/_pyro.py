@@ -571,8 +571,8 @@ class Pyro:
     def doctor(self, *, fix: bool = False) -> DoctorReport:
         """Whether this host can run VMs, and how: the object of `pyro doctor --json`.
 
-        With `fix` what killed processes have left is removed before, as `pyro doctor --fix` does; nothing that
-        is in use.
+        With `fix` what killed processes have left is removed before, as `pyro doctor --fix` does; nothing
+        that is in use.
         """
         return self._engine.doctor(fix).wait()
 
