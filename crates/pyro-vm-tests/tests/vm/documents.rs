@@ -14,8 +14,9 @@ const DEADLINE: Duration = Duration::from_mins(15);
 const VMS_MAX: usize = 3;
 
 /// The documents with commands that are run, each in a test below.
-const RUN: [&str; 7] = [
+const RUN: [&str; 8] = [
     "README.md",
+    "docs/demo.md",
     "docs/environments.md",
     "docs/first-run.md",
     "docs/host-requirements.md",
@@ -25,7 +26,9 @@ const RUN: [&str; 7] = [
 ];
 
 /// What is shown and not run: the document, how the command begins, and how the reason does.
-const NOT_RUN: [(&str, &str, &str); 3] = [
+const NOT_RUN: [(&str, &str, &str); 5] = [
+    ("docs/demo.md", "ollama pull ", "(it downloads a model"),
+    ("docs/demo.md", "pyro demo ollama", "(it downloads a model"),
     ("docs/first-run.md", "sudo apt-get install qemu-system-x86 ", "(it installs packages as root"),
     ("docs/first-run.md", "pip install .", "(it builds the package"),
     ("docs/host-requirements.md", "sudo usermod -aG kvm $USER", "(it changes the host's users)"),
@@ -34,6 +37,11 @@ const NOT_RUN: [(&str, &str, &str); 3] = [
 #[test]
 fn the_readme_shows_what_happens() {
     assert_shown("README.md");
+}
+
+#[test]
+fn the_document_on_demos_shows_what_happens() {
+    assert_shown("docs/demo.md");
 }
 
 #[test]
