@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::series::Series;
+use super::series::{Group, Series};
+use super::table::{self, Ratio};
+use super::{host, plot};
 
 /// One thing that is measured, in every round once.
 pub(super) struct Contender<'a> {
@@ -34,6 +36,27 @@ pub(super) struct Results {
     pub(super) table: String,
     pub(super) json: Value,
     pub(super) plot: String,
+}
+
+impl Results {
+    /// What `series` say. `facts` is an object, and tells what else is to be known of them.
+    pub(super) fn of(
+        title: &str,
+        groups: &[Group],
+        series: &[Series],
+        ratios: &[Ratio],
+        mut facts: Value,
+    ) -> Self {
+        let samples = series.iter().map(|series| (series.id.clone(), series.to_json()));
+        facts["host"] = host::facts();
+        facts["ratios"] = table::ratios_json(ratios);
+        facts["series"] = Value::Object(samples.collect());
+        Self {
+            table: table::table(groups, series, ratios),
+            json: facts,
+            plot: plot::svg(title, groups, series, &host::describe()),
+        }
+    }
 }
 
 impl Rounds {

@@ -6,6 +6,7 @@ mod environments;
 mod host;
 mod mcp;
 mod network;
+mod others;
 mod plain_qemu;
 mod plot;
 mod podman;

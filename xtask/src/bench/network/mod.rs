@@ -11,7 +11,7 @@ mod virtual_cpu;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::contenders::Stage;
 use self::server::Server;
@@ -19,7 +19,7 @@ use super::contest::{self, Place, Results, Rounds};
 use super::plain_qemu::{Guest, Network, PlainQemu};
 use super::series::{Group, Series};
 use super::table::{self, Ratio, Target};
-use super::{CACHE, Pyro, host, plot};
+use super::{CACHE, Pyro};
 
 /// It has Python.
 const ENVIRONMENT: &str = "debian:12";
@@ -128,22 +128,13 @@ fn ratios(series: &[Series]) -> Vec<Ratio> {
 }
 
 fn results(series: &[Series], extent: &Extent, accelerator: &str) -> Results {
-    let ratios = ratios(series);
-    let samples = series.iter().map(|series| (series.id.clone(), series.to_json()));
-    let json = json!({
-        "host": host::facts(),
+    let facts = json!({
         "accelerator": accelerator,
         "environment": ENVIRONMENT,
         "rounds": extent.rounds.counted,
         "transfer_mib": extent.transfer_mib,
-        "ratios": table::ratios_json(&ratios),
-        "series": Value::Object(samples.collect()),
     });
-    Results {
-        table: table::table(&GROUPS, series, &ratios),
-        json,
-        plot: plot::svg("What crosses a network", &GROUPS, series, &host::describe()),
-    }
+    Results::of("What crosses a network", &GROUPS, series, &ratios(series), facts)
 }
 
 #[cfg(test)]

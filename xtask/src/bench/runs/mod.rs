@@ -7,16 +7,15 @@ mod ratios;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::contenders::Stage;
 pub(super) use self::memory::IDLE;
-use super::contest::{self, Place, Results, Rounds};
+use super::contest::{self, Results, Rounds};
+use super::others::Others;
 use super::plain_qemu::{Guest, PlainQemu};
-use super::podman::{self, Podman};
-use super::root_files::RootFiles;
 use super::series::{Group, Series};
-use super::{CACHE, Pyro, host, plot, table};
+use super::{CACHE, Pyro};
 
 /// It has git.
 const ENVIRONMENT: &str = "debian:12";
@@ -60,11 +59,8 @@ fn prepare_and_measure(
     let file = |key: &str| {
         pulled[key].as_str().map(PathBuf::from).ok_or_else(|| format!("`{key}` is no path"))
     };
-    println!("    preparing the other contenders");
-    let path = pyro.target.join(PLACE);
-    podman::clean_up_after_interruption(&path);
-    let place = Place::prepare(path)?;
-    let root_files = RootFiles::unpack(file("rootfs_image")?, &place.path)?;
+    let others = Others::prepare(pyro, PLACE, file("rootfs_image")?)?;
+    let root_files = &others.root_files;
     let accelerator = pyro.accelerator()?;
     let guest = Guest {
         accelerator,
@@ -73,32 +69,21 @@ fn prepare_and_measure(
         command: "true".to_owned(),
         network: None,
     };
-    let plain_qemu = PlainQemu::prepare(guest, &place.path)?;
-    let podman = Podman::prepare(&root_files.archive, &place.path)?;
-    let stage = Stage { pyro, root_files: &root_files, plain_qemu: &plain_qemu, podman: &podman };
+    let plain_qemu = PlainQemu::prepare(guest, &others.place.path)?;
+    let stage = Stage { pyro, root_files, plain_qemu: &plain_qemu, podman: &others.podman };
     let mut contenders = contenders::all(&stage, extent);
     contest::measure_in_turn(&mut contenders, extent.rounds, interrupted)?;
     let series: Vec<_> = contenders.into_iter().flat_map(|contender| contender.series).collect();
     let results = results(&series, extent, accelerator);
-    podman.remove()?;
-    place.remove()?;
+    others.remove()?;
     Ok(results)
 }
 
 fn results(series: &[Series], extent: &Extent, accelerator: &str) -> Results {
-    let ratios = ratios::ratios(series);
-    let samples = series.iter().map(|series| (series.id.clone(), series.to_json()));
-    let json = json!({
-        "host": host::facts(),
+    let facts = json!({
         "accelerator": accelerator,
         "environment": ENVIRONMENT,
         "rounds": extent.rounds.counted,
-        "ratios": table::ratios_json(&ratios),
-        "series": Value::Object(samples.collect()),
     });
-    Results {
-        table: table::table(&GROUPS, series, &ratios),
-        json,
-        plot: plot::svg("What a command costs", &GROUPS, series, &host::describe()),
-    }
+    Results::of("What a command costs", &GROUPS, series, &ratios::ratios(series), facts)
 }

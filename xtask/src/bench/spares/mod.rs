@@ -7,15 +7,14 @@ mod keeper;
 
 use std::sync::atomic::AtomicBool;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::contenders::Stage;
-use super::contest::{self, Place, Results, Rounds};
-use super::podman::{self, Podman};
-use super::root_files::RootFiles;
+use super::contest::{self, Results, Rounds};
+use super::others::Others;
 use super::series::{Group, Series};
 use super::table::{self, Ratio, Target};
-use super::{CACHE, Pyro, host, plot};
+use super::{CACHE, Pyro};
 
 /// It has git.
 const ENVIRONMENT: &str = "debian:12";
@@ -58,20 +57,14 @@ fn prepare_and_measure(
 ) -> Result<Results, String> {
     let pulled = pyro.pull(CACHE, ENVIRONMENT)?;
     let image = pulled["rootfs_image"].as_str().ok_or("`rootfs_image` is no path")?;
-    println!("    preparing the other contenders");
-    let path = pyro.target.join(PLACE);
-    podman::clean_up_after_interruption(&path);
-    let place = Place::prepare(path)?;
-    let root_files = RootFiles::unpack(image.into(), &place.path)?;
-    let podman = Podman::prepare(&root_files.archive, &place.path)?;
+    let others = Others::prepare(pyro, PLACE, image.into())?;
     let accelerator = pyro.accelerator()?;
-    let stage = Stage { pyro, root_files: &root_files, podman: &podman };
+    let stage = Stage { pyro, root_files: &others.root_files, podman: &others.podman };
     let mut contenders = contenders::all(&stage, extent);
     contest::measure_in_turn(&mut contenders, extent.rounds, interrupted)?;
     let series: Vec<_> = contenders.into_iter().flat_map(|contender| contender.series).collect();
     let results = results(&series, extent, accelerator);
-    podman.remove()?;
-    place.remove()?;
+    others.remove()?;
     Ok(results)
 }
 
@@ -115,20 +108,11 @@ fn ratios(series: &[Series]) -> Vec<Ratio> {
 }
 
 fn results(series: &[Series], extent: &Extent, accelerator: &str) -> Results {
-    let ratios = ratios(series);
-    let samples = series.iter().map(|series| (series.id.clone(), series.to_json()));
-    let json = json!({
-        "host": host::facts(),
+    let facts = json!({
         "accelerator": accelerator,
         "environment": ENVIRONMENT,
         "rounds": extent.rounds.counted,
         "runs_of_each_client": extent.runs,
-        "ratios": table::ratios_json(&ratios),
-        "series": Value::Object(samples.collect()),
     });
-    Results {
-        table: table::table(&GROUPS, series, &ratios),
-        json,
-        plot: plot::svg("What a spare is worth", &GROUPS, series, &host::describe()),
-    }
+    Results::of("What a spare is worth", &GROUPS, series, &ratios(series), facts)
 }
