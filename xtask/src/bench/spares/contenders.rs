@@ -149,7 +149,8 @@ fn sustained(pyro: &Pyro, count: u32, runs: u32, with: With) -> Contender<'_> {
         With::Nothing => ("clones", "without"),
     };
     let id = format!("pyro-sustained-{name}-{count}");
-    let label = format!("{count} clients, {described}");
+    let clients = if count == 1 { "client" } else { "clients" };
+    let label = format!("{count} {clients}, {described}");
     let subject = Subject { id: &id, maker: maker(with), label: &label };
     let series = Series::new(subject, Group::Sustained, Unit::RunsPerSecond, &run(pyro, &GIT));
     let sample = move || {
