@@ -142,7 +142,7 @@ def test_of_the_errors_of_a_command_the_end_is_kept(vm: VM):
 
 
 def test_paths_and_bytes_come_in_all_their_types(vm: VM):
-    path = PurePosixPath("/work/file")
+    path = PurePosixPath("/srv/file")
     for data in ("abc", b"abc", bytearray(b"abc"), memoryview(b"xabc")[1:]):
         vm.write_file(path, data)
         assert vm.read_file(path) == b"abc"
