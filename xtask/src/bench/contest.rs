@@ -100,16 +100,17 @@ pub(super) fn until_interrupted<T>(
     if interrupted.load(Ordering::Relaxed) { Err(INTERRUPTED.to_owned()) } else { outcome }
 }
 
+/// All series, in the order of the contenders, with their samples.
 pub(super) fn measure_in_turn(
-    contenders: &mut [Contender<'_>],
+    mut contenders: Vec<Contender<'_>>,
     rounds: Rounds,
     interrupted: &AtomicBool,
-) -> Result<(), String> {
+) -> Result<Vec<Series>, String> {
     for round in 0..rounds.warming + rounds.counted {
         let is_counted = round >= rounds.warming;
         let first = usize::try_from(round).unwrap_or(0) % contenders.len();
         contenders.rotate_left(first);
-        for contender in contenders.iter_mut() {
+        for contender in &mut contenders {
             contender.measure()?;
             if interrupted.load(Ordering::Relaxed) {
                 return Err(INTERRUPTED.to_owned());
@@ -129,7 +130,7 @@ pub(super) fn measure_in_turn(
         }
         contenders.rotate_right(first);
     }
-    Ok(())
+    Ok(contenders.into_iter().flat_map(|contender| contender.series).collect())
 }
 
 /// A directory that is gone when this is dropped.

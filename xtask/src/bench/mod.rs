@@ -3,6 +3,7 @@
 mod boot;
 mod contest;
 mod environments;
+mod fresh;
 mod host;
 mod mcp;
 mod network;

@@ -24,6 +24,13 @@ pub(super) fn median(series: &[Series], id: &str) -> f64 {
     series.iter().find(|series| series.id == id).map_or(f64::NAN, Series::median)
 }
 
+/// A ratio of medians that is promised: its name, what is divided by what, both by their identifiers, and the target.
+pub(super) type Promise = (&'static str, &'static str, &'static str, Target);
+
+pub(super) fn ratio(series: &[Series], (name, dividend, divisor, target): Promise) -> Ratio {
+    Ratio { name, value: median(series, dividend) / median(series, divisor), target }
+}
+
 pub(super) fn table(groups: &[Group], series: &[Series], ratios: &[Ratio]) -> String {
     let mut text = String::new();
     for &group in groups {

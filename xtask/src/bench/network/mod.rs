@@ -101,9 +101,8 @@ fn prepare_and_measure(
         client: client("host.pyro.internal"),
         server: &server,
     };
-    let mut contenders = contenders::all(&stage);
-    contest::measure_in_turn(&mut contenders, extent.rounds, interrupted)?;
-    let series: Vec<_> = contenders.into_iter().flat_map(|contender| contender.series).collect();
+    let contenders = Vec::from(contenders::all(&stage));
+    let series = contest::measure_in_turn(contenders, extent.rounds, interrupted)?;
     let results = results(&series, extent, accelerator);
     place.remove()?;
     Ok(results)

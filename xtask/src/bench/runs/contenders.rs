@@ -2,15 +2,16 @@
 
 use std::process::Command;
 
+use super::Extent;
 use super::memory::{self, IDLE};
-use super::{ENVIRONMENT, Extent};
+use crate::bench::Pyro;
 use crate::bench::contest::Contender;
+use crate::bench::fresh::{self, ENVIRONMENT, GIT, GIT_VERSION, SHELL, other, pyro, run, whole};
 use crate::bench::plain_qemu::PlainQemu;
 use crate::bench::podman::Podman;
-use crate::bench::process::{self, Input, Running};
+use crate::bench::process;
 use crate::bench::root_files::RootFiles;
-use crate::bench::series::{Group, Maker, Series, Subject, Unit};
-use crate::bench::{CACHE, Pyro};
+use crate::bench::series::{Group, Series, Subject, Unit};
 
 /// Everything that contenders need.
 #[derive(Debug)]
@@ -21,9 +22,6 @@ pub(super) struct Stage<'a> {
     pub(super) podman: &'a Podman,
 }
 
-/// The commands measured: the least that a shell can do, and a program one would run.
-const SHELL: [&str; 3] = ["sh", "-c", "true"];
-const GIT: [&str; 2] = ["git", "--version"];
 /// What is timed up to its first byte.
 const ECHO: [&str; 2] = ["echo", "ready"];
 
@@ -32,14 +30,14 @@ const WARMING_EXECUTIONS: usize = 1;
 
 /// All contenders, in the order of the table.
 pub(super) fn all<'a>(stage: &'a Stage<'a>, extent: &Extent) -> Vec<Contender<'a>> {
-    let mut contenders = fresh(stage);
+    let mut contenders = in_fresh_machines(stage);
     contenders.extend(live(stage));
     contenders.extend(extent.parallel.iter().map(|&count| parallel(stage, count)));
     contenders.push(idle(stage, extent.idle_vms));
     contenders
 }
 
-fn fresh<'a>(stage: &'a Stage<'a>) -> Vec<Contender<'a>> {
+fn in_fresh_machines<'a>(stage: &'a Stage<'a>) -> Vec<Contender<'a>> {
     let clone = |words: &[&str]| run(stage.pyro, words);
     let podman = |words: &[&str]| stage.podman.run(words);
     let bubblewrap = |words: &[&str]| stage.root_files.bubblewrap(words);
@@ -49,7 +47,6 @@ fn fresh<'a>(stage: &'a Stage<'a>) -> Vec<Contender<'a>> {
         command
     };
     let echo = pyro("pyro-run-echo", "pyro: first byte of echo");
-    let version = "git version";
     vec![
         first_byte(pyro("pyro-boot-echo", "pyro, booted: first byte of echo"), boot),
         plain_qemu(stage.plain_qemu),
@@ -57,41 +54,14 @@ fn fresh<'a>(stage: &'a Stage<'a>) -> Vec<Contender<'a>> {
         first_byte(echo, move || clone(&ECHO)),
         whole(other("podman-run-sh", "podman: sh -c true"), move || podman(&SHELL), ""),
         whole(other("bwrap-sh", "bubblewrap: sh -c true"), move || bubblewrap(&SHELL), ""),
-        whole(pyro("pyro-run-git", "pyro: git --version"), move || clone(&GIT), version),
-        whole(other("podman-run-git", "podman: git --version"), move || podman(&GIT), version),
-        whole(other("bwrap-git", "bubblewrap: git --version"), move || bubblewrap(&GIT), version),
+        whole(pyro("pyro-run-git", "pyro: git --version"), move || clone(&GIT), GIT_VERSION),
+        whole(other("podman-run-git", "podman: git --version"), move || podman(&GIT), GIT_VERSION),
+        whole(
+            other("bwrap-git", "bubblewrap: git --version"),
+            move || bubblewrap(&GIT),
+            GIT_VERSION,
+        ),
     ]
-}
-
-fn pyro<'a>(id: &'a str, label: &'a str) -> Subject<'a> {
-    Subject { id, maker: Maker::Pyro, label }
-}
-
-fn other<'a>(id: &'a str, label: &'a str) -> Subject<'a> {
-    Subject { id, maker: Maker::Other, label }
-}
-
-fn run(pyro: &Pyro, words: &[&str]) -> Command {
-    let mut command = pyro.command(CACHE);
-    command.args(["run", ENVIRONMENT, "--"]).args(words);
-    command
-}
-
-/// A process from its start to its exit. Its output must begin with `output`.
-fn whole<'a>(
-    subject: Subject<'_>,
-    command: impl Fn() -> Command + 'a,
-    output: &'a str,
-) -> Contender<'a> {
-    let series = Series::new(subject, Group::Fresh, Unit::Milliseconds, &command());
-    let sample = move || {
-        let ended = process::time(&mut command())?;
-        if !ended.output.starts_with(output) {
-            return Err(format!("unexpected output instead of `{output}`:\n{}", ended.output));
-        }
-        Ok(vec![ended.wall_ms])
-    };
-    Contender { series: vec![series], sample: Box::new(sample) }
 }
 
 fn first_byte<'a>(subject: Subject<'_>, command: impl Fn() -> Command + 'a) -> Contender<'a> {
@@ -168,15 +138,7 @@ fn parallel<'a>(stage: &'a Stage<'a>, count: u32) -> Contender<'a> {
     let label = format!("pyro: {count} at once");
     let command = run(stage.pyro, &SHELL);
     let series = Series::new(pyro(&id, &label), Group::Parallel, Unit::RunsPerSecond, &command);
-    let sample = move || {
-        let started = std::time::Instant::now();
-        let start = |_| Running::start(&mut run(stage.pyro, &SHELL), Input::Nothing);
-        let running = (0..count).map(start).collect::<Result<Vec<_>, _>>()?;
-        for process in running {
-            process.finish()?;
-        }
-        Ok(vec![f64::from(count) / started.elapsed().as_secs_f64()])
-    };
+    let sample = move || Ok(vec![fresh::rate_at_once(stage.pyro, &SHELL, count)?]);
     Contender { series: vec![series], sample: Box::new(sample) }
 }
 

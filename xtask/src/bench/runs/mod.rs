@@ -12,13 +12,11 @@ use serde_json::json;
 use self::contenders::Stage;
 pub(super) use self::memory::IDLE;
 use super::contest::{self, Results, Rounds};
+use super::fresh::ENVIRONMENT;
 use super::others::Others;
 use super::plain_qemu::{Guest, PlainQemu};
 use super::series::{Group, Series};
 use super::{CACHE, Pyro};
-
-/// It has git.
-const ENVIRONMENT: &str = "debian:12";
 
 /// What contenders other than pyro need, below the target directory.
 const PLACE: &str = "bench-place";
@@ -71,9 +69,8 @@ fn prepare_and_measure(
     };
     let plain_qemu = PlainQemu::prepare(guest, &others.place.path)?;
     let stage = Stage { pyro, root_files, plain_qemu: &plain_qemu, podman: &others.podman };
-    let mut contenders = contenders::all(&stage, extent);
-    contest::measure_in_turn(&mut contenders, extent.rounds, interrupted)?;
-    let series: Vec<_> = contenders.into_iter().flat_map(|contender| contender.series).collect();
+    let contenders = contenders::all(&stage, extent);
+    let series = contest::measure_in_turn(contenders, extent.rounds, interrupted)?;
     let results = results(&series, extent, accelerator);
     others.remove()?;
     Ok(results)

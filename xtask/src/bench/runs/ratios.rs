@@ -1,10 +1,9 @@
 //! The ratios that are promised of runs.
 
 use crate::bench::series::Series;
-use crate::bench::table::{self, Ratio, Target};
+use crate::bench::table::{self, Promise, Ratio, Target};
 
-/// What is divided by what, both by their identifiers: the medians.
-const RATIOS: [(&str, &str, &str, Target); 4] = [
+const RATIOS: [Promise; 4] = [
     (
         "cold boot / clone, first byte of output",
         "pyro-boot-echo",
@@ -25,14 +24,7 @@ const IDLE_MEMORY: (&str, [&str; 2], Target) = (
 
 pub(super) fn ratios(series: &[Series]) -> Vec<Ratio> {
     let median = |id: &str| table::median(series, id);
-    let mut ratios: Vec<_> = RATIOS
-        .iter()
-        .map(|&(name, dividend, divisor, target)| Ratio {
-            name,
-            value: median(dividend) / median(divisor),
-            target,
-        })
-        .collect();
+    let mut ratios: Vec<_> = RATIOS.iter().map(|&promise| table::ratio(series, promise)).collect();
     let (name, parts, target) = IDLE_MEMORY;
     ratios.push(Ratio { name, value: parts.into_iter().map(median).sum(), target });
     ratios

@@ -1,13 +1,13 @@
 //! What is measured: runs in spares, and what one would have without.
 
-use std::process::Command;
 use std::time::Instant;
 
+use super::Extent;
 use super::keeper::Keeper;
-use super::{ENVIRONMENT, Extent};
 use crate::bench::contest::Contender;
+use crate::bench::fresh::{self, GIT, GIT_VERSION, SHELL, other, pyro, run, whole};
 use crate::bench::podman::Podman;
-use crate::bench::process::{self, Ended, Input, Running};
+use crate::bench::process;
 use crate::bench::root_files::RootFiles;
 use crate::bench::series::{Group, Maker, Series, Subject, Unit};
 use crate::bench::{CACHE, Pyro};
@@ -20,9 +20,6 @@ pub(super) struct Stage<'a> {
     pub(super) podman: &'a Podman,
 }
 
-const SHELL: [&str; 3] = ["sh", "-c", "true"];
-const GIT: [&str; 2] = ["git", "--version"];
-
 /// Whether there are spares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum With {
@@ -32,7 +29,7 @@ enum With {
 
 /// All contenders, in the order of the table.
 pub(super) fn all<'a>(stage: &'a Stage<'a>, extent: &Extent) -> Vec<Contender<'a>> {
-    let mut contenders = fresh(stage);
+    let mut contenders = in_fresh_machines(stage);
     for with in [With::Spares, With::Nothing] {
         contenders.extend(extent.clients.iter().map(|&count| at_once(stage.pyro, count, with)));
     }
@@ -45,76 +42,60 @@ pub(super) fn all<'a>(stage: &'a Stage<'a>, extent: &Extent) -> Vec<Contender<'a
     contenders
 }
 
-fn fresh<'a>(stage: &'a Stage<'a>) -> Vec<Contender<'a>> {
-    let other = |id, label, command: Command| contender(id, Maker::Other, label, command);
+fn in_fresh_machines<'a>(stage: &'a Stage<'a>) -> Vec<Contender<'a>> {
+    let clone = |words: &[&str]| run(stage.pyro, words);
     let podman = |words: &[&str]| stage.podman.run(words);
     let bubblewrap = |words: &[&str]| stage.root_files.bubblewrap(words);
+    let shell = [(pyro("pyro-spare-sh", "pyro, spare: sh -c true"), Until::Exit)];
+    let git = [
+        (pyro("pyro-spare-git", "pyro, spare: git --version"), Until::Exit),
+        (pyro("pyro-spare-git-first-byte", "the same, to its first byte"), Until::FirstByte),
+    ];
+    let clone_git = pyro("pyro-run-git", "pyro, clone: git --version");
+    let podman_git = other("podman-run-git", "podman: git --version");
+    let bubblewrap_git = other("bwrap-git", "bubblewrap: git --version");
     vec![
-        claimed(stage.pyro, ("pyro-spare-sh", "pyro, spare: sh -c true"), &SHELL),
-        clone(stage.pyro, ("pyro-run-sh", "pyro, clone: sh -c true"), &SHELL),
-        other("podman-run-sh", "podman: sh -c true", podman(&SHELL)),
-        other("bwrap-sh", "bubblewrap: sh -c true", bubblewrap(&SHELL)),
-        claimed(stage.pyro, ("pyro-spare-git", "pyro, spare: git --version"), &GIT),
-        claimed_first_byte(stage.pyro),
-        clone(stage.pyro, ("pyro-run-git", "pyro, clone: git --version"), &GIT),
-        other("podman-run-git", "podman: git --version", podman(&GIT)),
-        other("bwrap-git", "bubblewrap: git --version", bubblewrap(&GIT)),
+        claimed(stage.pyro, &shell, &SHELL),
+        whole(pyro("pyro-run-sh", "pyro, clone: sh -c true"), move || clone(&SHELL), ""),
+        whole(other("podman-run-sh", "podman: sh -c true"), move || podman(&SHELL), ""),
+        whole(other("bwrap-sh", "bubblewrap: sh -c true"), move || bubblewrap(&SHELL), ""),
+        claimed(stage.pyro, &git, &GIT),
+        whole(clone_git, move || clone(&GIT), GIT_VERSION),
+        whole(podman_git, move || podman(&GIT), GIT_VERSION),
+        whole(bubblewrap_git, move || bubblewrap(&GIT), GIT_VERSION),
     ]
 }
 
-fn run(pyro: &Pyro, words: &[&str]) -> Command {
-    let mut command = pyro.command(CACHE);
-    command.args(["run", ENVIRONMENT, "--"]).args(words);
-    command
+/// What of a process is timed, from its start.
+#[derive(Debug, Clone, Copy)]
+enum Until {
+    FirstByte,
+    Exit,
 }
 
-/// From the start of the process to its exit, in a machine that is there when it starts.
+/// A run in a machine that is there when it starts.
 fn claimed<'a>(
     pyro: &'a Pyro,
-    (id, label): (&str, &str),
+    timed: &[(Subject<'_>, Until)],
     words: &'static [&'static str],
 ) -> Contender<'a> {
-    claimed_until(pyro, (id, label), words, |ended| Some(ended.wall_ms))
-}
-
-fn claimed_first_byte(pyro: &Pyro) -> Contender<'_> {
-    let subject = ("pyro-spare-git-first-byte", "the same, to its first byte");
-    claimed_until(pyro, subject, &GIT, |ended| ended.first_byte_ms)
-}
-
-fn claimed_until<'a>(
-    pyro: &'a Pyro,
-    (id, label): (&str, &str),
-    words: &'static [&'static str],
-    milliseconds: impl Fn(&Ended) -> Option<f64> + 'a,
-) -> Contender<'a> {
-    let subject = Subject { id, maker: Maker::Pyro, label };
-    let series = Series::new(subject, Group::Fresh, Unit::Milliseconds, &run(pyro, words));
+    let series = |(subject, _): &(Subject<'_>, Until)| {
+        Series::new(*subject, Group::Fresh, Unit::Milliseconds, &run(pyro, words))
+    };
+    let series = timed.iter().map(series).collect();
+    let ends: Vec<_> = timed.iter().map(|(_, until)| *until).collect();
     let sample = move || {
         let keeper = Keeper::start(pyro, 1)?;
         let ended = process::time(&mut run(pyro, words))?;
         keeper.assert_taken()?;
         keeper.stop()?;
-        Ok(vec![milliseconds(&ended).ok_or("no output")?])
+        let time = |until: &Until| match until {
+            Until::FirstByte => ended.first_byte_ms.ok_or_else(|| "no output".to_owned()),
+            Until::Exit => Ok(ended.wall_ms),
+        };
+        ends.iter().map(time).collect()
     };
-    Contender { series: vec![series], sample: Box::new(sample) }
-}
-
-fn clone<'a>(
-    pyro: &'a Pyro,
-    (id, label): (&str, &str),
-    words: &'static [&'static str],
-) -> Contender<'a> {
-    contender(id, Maker::Pyro, label, run(pyro, words))
-}
-
-/// A process from its start to its exit.
-fn contender<'a>(id: &str, maker: Maker, label: &str, command: Command) -> Contender<'a> {
-    let subject = Subject { id, maker, label };
-    let series = Series::new(subject, Group::Fresh, Unit::Milliseconds, &command);
-    let command = std::cell::RefCell::new(command);
-    let sample = move || Ok(vec![process::time(&mut command.borrow_mut())?.wall_ms]);
-    Contender { series: vec![series], sample: Box::new(sample) }
+    Contender { series, sample: Box::new(sample) }
 }
 
 /// That many runs started together, until all have ended; with as many spares as runs.
@@ -128,13 +109,7 @@ fn at_once(pyro: &Pyro, count: u32, with: With) -> Contender<'_> {
     let series = Series::new(subject, Group::AtOnce, Unit::RunsPerSecond, &run(pyro, &GIT));
     let sample = move || {
         let keeper = keeper(pyro, count, with)?;
-        let started = Instant::now();
-        let start = |_| Running::start(&mut run(pyro, &GIT), Input::Nothing);
-        let running = (0..count).map(start).collect::<Result<Vec<_>, _>>()?;
-        for process in running {
-            process.finish()?;
-        }
-        let rate = f64::from(count) / started.elapsed().as_secs_f64();
+        let rate = fresh::rate_at_once(pyro, &GIT, count)?;
         keeper.map_or(Ok(()), Keeper::stop)?;
         Ok(vec![rate])
     };

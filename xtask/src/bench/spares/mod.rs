@@ -11,18 +11,44 @@ use serde_json::json;
 
 use self::contenders::Stage;
 use super::contest::{self, Results, Rounds};
+use super::fresh::ENVIRONMENT;
 use super::others::Others;
 use super::series::{Group, Series};
-use super::table::{self, Ratio, Target};
+use super::table::{self, Promise, Target};
 use super::{CACHE, Pyro};
-
-/// It has git.
-const ENVIRONMENT: &str = "debian:12";
 
 /// What contenders other than pyro need, below the target directory.
 const PLACE: &str = "bench-spares-place";
 
 const GROUPS: [Group; 4] = [Group::Fresh, Group::AtOnce, Group::Sustained, Group::Memory];
+
+const RATIOS: [Promise; 5] = [
+    (
+        "podman run / run in a spare, git --version",
+        "podman-run-git",
+        "pyro-spare-git",
+        Target::AtLeast(5.0),
+    ),
+    (
+        "run in a spare / bubblewrap, git --version",
+        "pyro-spare-git",
+        "bwrap-git",
+        Target::AtMost(4.0),
+    ),
+    ("clone / podman run, sh -c true", "pyro-run-sh", "podman-run-sh", Target::AtMost(1.0)),
+    (
+        "runs per second at once, 2: spares / clones",
+        "pyro-spares-at-once-2",
+        "pyro-clones-at-once-2",
+        Target::AtLeast(2.0),
+    ),
+    (
+        "sustained runs per second, 2 clients: with spares / without",
+        "pyro-sustained-spares-2",
+        "pyro-sustained-clones-2",
+        Target::AtLeast(2.0),
+    ),
+];
 
 /// How much is measured.
 #[derive(Debug, Clone)]
@@ -60,51 +86,11 @@ fn prepare_and_measure(
     let others = Others::prepare(pyro, PLACE, image.into())?;
     let accelerator = pyro.accelerator()?;
     let stage = Stage { pyro, root_files: &others.root_files, podman: &others.podman };
-    let mut contenders = contenders::all(&stage, extent);
-    contest::measure_in_turn(&mut contenders, extent.rounds, interrupted)?;
-    let series: Vec<_> = contenders.into_iter().flat_map(|contender| contender.series).collect();
+    let contenders = contenders::all(&stage, extent);
+    let series = contest::measure_in_turn(contenders, extent.rounds, interrupted)?;
     let results = results(&series, extent, accelerator);
     others.remove()?;
     Ok(results)
-}
-
-fn ratios(series: &[Series]) -> Vec<Ratio> {
-    let ratio = |name, dividend: &str, divisor: &str, target| {
-        let value = table::median(series, dividend) / table::median(series, divisor);
-        Ratio { name, value, target }
-    };
-    vec![
-        ratio(
-            "podman run / run in a spare, git --version",
-            "podman-run-git",
-            "pyro-spare-git",
-            Target::AtLeast(5.0),
-        ),
-        ratio(
-            "run in a spare / bubblewrap, git --version",
-            "pyro-spare-git",
-            "bwrap-git",
-            Target::AtMost(4.0),
-        ),
-        ratio(
-            "clone / podman run, sh -c true",
-            "pyro-run-sh",
-            "podman-run-sh",
-            Target::AtMost(1.0),
-        ),
-        ratio(
-            "runs per second at once, 2: spares / clones",
-            "pyro-spares-at-once-2",
-            "pyro-clones-at-once-2",
-            Target::AtLeast(2.0),
-        ),
-        ratio(
-            "sustained runs per second, 2 clients: with spares / without",
-            "pyro-sustained-spares-2",
-            "pyro-sustained-clones-2",
-            Target::AtLeast(2.0),
-        ),
-    ]
 }
 
 fn results(series: &[Series], extent: &Extent, accelerator: &str) -> Results {
@@ -114,5 +100,6 @@ fn results(series: &[Series], extent: &Extent, accelerator: &str) -> Results {
         "rounds": extent.rounds.counted,
         "runs_of_each_client": extent.runs,
     });
-    Results::of("What a spare is worth", &GROUPS, series, &ratios(series), facts)
+    let ratios = RATIOS.map(|promise| table::ratio(series, promise));
+    Results::of("What a spare is worth", &GROUPS, series, &ratios, facts)
 }
