@@ -1,10 +1,9 @@
 //! Containers by podman, with everything it keeps below a directory of ours.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::bench::process::{self, Input, Running};
-use crate::workspace;
 
 const IMAGE: &str = "pyro-bench";
 
@@ -38,6 +37,10 @@ const CONFIGURATION: &str = "[engine]\nlock_type = \"file\"\n";
 /// Left by podman where it manages cgroups itself.
 const CGROUP: &str = "libpod_parent";
 
+/// Leads to what podman keeps while containers run: it takes a path of no more than 50 characters for that, and
+/// a checkout may lie anywhere.
+const RUN: &str = "run";
+
 /// What was there before podman was called, for whoever cleans up after an interruption.
 const FOREIGN_LIST: &str = "foreign";
 
@@ -56,6 +59,7 @@ pub(super) struct Podman {
 #[derive(Debug)]
 struct Invocation {
     place: PathBuf,
+    run: PathBuf,
     options: &'static [&'static str],
 }
 
@@ -71,12 +75,12 @@ impl Podman {
         let list: Vec<_> = foreign.iter().map(|path| path.to_string_lossy()).collect();
         fs_err::write(place.join(FOREIGN_LIST), list.join("\n"))
             .map_err(|error| error.to_string())?;
-        let invocation = Invocation { place, options: OPTIONS[0] };
+        let run = run_directory(&place).map_err(|error| error.to_string())?;
+        let invocation = Invocation { place, run, options: OPTIONS[0] };
         // From here on it cleans up.
         let mut podman = Self { invocation, foreign };
         let mut import = podman.invocation.command("import");
-        import.arg("--quiet").arg(archive).arg(IMAGE).stdout(Stdio::null());
-        workspace::status(&mut import)?;
+        process::time(import.arg("--quiet").arg(archive).arg(IMAGE))?;
         podman.find_working_options()?;
         Ok(podman)
     }
@@ -109,16 +113,16 @@ impl Podman {
 
     /// Goes as far as it can, and gives the first failure.
     fn clean_up(&self) -> Result<(), String> {
-        let place = &self.invocation.place;
+        let Invocation { place, run, .. } = &self.invocation;
         let mut removed = Ok(());
         for (subcommand, options) in REMOVALS {
             let mut remove = self.invocation.command(subcommand);
-            remove.args(options).stdout(Stdio::null());
-            removed = removed.and(workspace::status(&mut remove));
+            removed = removed.and(process::time(remove.args(options)).map(drop));
         }
         let ended = process::wait_for_orphans();
-        let unmounted = no_mounts_below(place);
-        let deleted = fs_err::remove_dir_all(place).map_err(|error| error.to_string());
+        let unmounted = no_mounts_below(place).and(no_mounts_below(run));
+        let deleted = fs_err::remove_dir_all(run).and_then(|()| fs_err::remove_dir_all(place));
+        let deleted = deleted.map_err(|error| error.to_string());
         for trace in own_traces().iter().filter(|path| !self.foreign.contains(path)) {
             // Another podman may have begun to use it: what is not empty stays.
             if trace.is_dir() {
@@ -154,9 +158,8 @@ impl Invocation {
 
     fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new("podman");
-        for (option, directory) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
-            command.arg(option).arg(self.place.join(directory));
-        }
+        command.arg("--root").arg(self.place.join("root")).arg("--runroot").arg(&self.run);
+        command.arg("--tmpdir").arg(self.place.join("tmp"));
         command.args(self.options.iter().filter(|option| is_global(option)));
         command.arg(subcommand).env("CONTAINERS_CONF", self.place.join("containers.conf"));
         command
@@ -168,9 +171,18 @@ pub(super) fn clean_up_after_interruption(place: &Path) {
     let place = place.join("podman");
     if let Ok(foreign) = fs_err::read_to_string(place.join(FOREIGN_LIST)) {
         let foreign = foreign.lines().map(PathBuf::from).collect();
-        let invocation = Invocation { place, options: OPTIONS[0] };
+        // Without it, no container was run.
+        let run = fs_err::read_link(place.join(RUN)).unwrap_or_else(|_| place.join(RUN));
+        let invocation = Invocation { place, run, options: OPTIONS[0] };
         drop(Podman { invocation, foreign });
     }
+}
+
+/// Makes a directory with a short path, which `place` leads to.
+fn run_directory(place: &Path) -> std::io::Result<PathBuf> {
+    let run = tempfile::Builder::new().prefix("pyro-bench-").tempdir()?.keep();
+    fs_err::os::unix::fs::symlink(&run, place.join(RUN))?;
+    Ok(run)
 }
 
 /// The runtime is chosen for all of podman, before its subcommand.
@@ -226,12 +238,13 @@ mod tests {
 
     #[test]
     fn everything_of_podman_lies_where_it_is_told() {
-        let invocation = Invocation { place: "/place".into(), options: OPTIONS[2] };
+        let (place, run) = ("/place".into(), "/run/of".into());
+        let invocation = Invocation { place, run, options: OPTIONS[2] };
         let command = invocation.run(&[], &["true"]);
         let words: Vec<_> = command.get_args().map(|word| word.to_str().unwrap()).collect();
         assert_eq!(
             words.join(" "),
-            "--root /place/root --runroot /place/run --tmpdir /place/tmp --runtime=runc run --rm \
+            "--root /place/root --runroot /run/of --tmpdir /place/tmp --runtime=runc run --rm \
              --network=none --ulimit=nofile=1024:4096 --ulimit=nproc=4096:4096 pyro-bench true"
         );
     }
