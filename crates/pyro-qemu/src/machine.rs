@@ -240,6 +240,9 @@ impl CommandLine {
         self.files.push((boot.initramfs, child_fd::INITRAMFS));
     }
 
+    /// Where a machine is restored, QEMU would take it for one that comes from another host, whose writes this one
+    /// has not seen, and drop what the host has cached of its disks (`drop-cache` in `qemu-block-drivers(7)`): every
+    /// clone would read the root file system from the platter, and wait for that.
     fn disk(&mut self, index: usize, disk: Disk) {
         let (files, options) = match disk.image {
             Image::ReadOnly { file } => {
@@ -261,7 +264,8 @@ impl CommandLine {
         self.option(
             "-drive",
             format!(
-                "if=none,id=disk{index},format=raw,file=/dev/fdset/{index},file.locking=off,{options}"
+                "if=none,id=disk{index},format=raw,file=/dev/fdset/{index},file.locking=off,\
+                 file.drop-cache=off,{options}"
             ),
         );
         self.option(
