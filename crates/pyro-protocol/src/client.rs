@@ -67,7 +67,8 @@ pub enum ToSupervisor {
     StartVm,
     /// Has it end its machine and keep its disk; `Done` or `Failed` follows.
     StopVm,
-    /// Has it end for good; `Done` follows.
+    /// Has a VM end for good; `Done` follows. One that ends with its client says so when nothing in it runs any more, a moment
+    /// before the host has its memory back.
     DeleteVm,
     /// A run's terminal has another size now.
     Resize {

@@ -113,13 +113,18 @@ impl QemuProcess {
         Ok(QemuEnd { status, complaint })
     }
 
+    /// Kills the process. From then on none of its threads gets back from the kernel (`signal(7)`).
+    pub fn order_end(&self) -> io::Result<()> {
+        Ok(self.child.get_ref().kill()?)
+    }
+
     /// Kills the process and waits until it is gone, and with it every page and file it held.
     pub async fn kill(mut self) -> io::Result<()> {
         self.end().await
     }
 
     pub(crate) async fn end(&mut self) -> io::Result<()> {
-        self.child.get_ref().kill()?;
+        self.order_end()?;
         drop(self.child.readable().await?);
         self.child.get_mut().collect()?;
         Ok(())

@@ -21,7 +21,7 @@ use tokio::process::Child;
 pub use crate::departures::Departures;
 
 use crate::boot::nonce;
-use crate::departures::{OwnedProcess, Pidfd, Process};
+use crate::departures::{END_DEADLINE, OwnedProcess, Pidfd, Process};
 use crate::link::{Link, LinkError};
 use crate::server::{CLIENT_FD, LOCK_FD};
 
@@ -121,9 +121,14 @@ impl Supervisor {
         self.line.run(command, timeout)
     }
 
-    /// Ends the VM and waits until nothing of it is left.
+    /// Ends the VM and waits until nothing of it is left. What was a spare is only waited for until nothing in it runs: who
+    /// had it made waits for the rest, and its claimer goes on some ten milliseconds earlier.
     pub async fn end(self) -> io::Result<()> {
-        let Self { line, mut process } = self;
+        let Self { mut line, mut process } = self;
+        if process.is_waited_for_by_another() && line.let_go().await {
+            process.process = None;
+            return Ok(());
+        }
         drop(line);
         // It stays where `drop` finds it until it is gone: this wait may be given up.
         let process = process.process.as_mut().expect("taken in `drop` only");
@@ -213,6 +218,14 @@ impl Line {
             stdin: Credit::WINDOW,
             consumed: [Consumed::default(); 2],
         })
+    }
+
+    /// Has a VM end that ends with this conversation. Gives whether nothing in it runs any more.
+    async fn let_go(&mut self) -> bool {
+        let asked = self.ask(&ToSupervisor::DeleteVm, |_| {});
+        let answer = tokio::time::timeout(END_DEADLINE, asked).await;
+        // A command that was given up may still have something to say; then its end is waited for.
+        matches!(answer, Ok(Ok(Answer::Done)))
     }
 
     pub(crate) async fn next_message(&mut self) -> Result<FromSupervisor, ClientError> {
@@ -369,4 +382,56 @@ fn spawn(
     }
     command.fd_mappings(mappings).expect("the numbers differ");
     tokio::process::Command::from(command).spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::Pid;
+
+    use super::*;
+
+    /// The supervisor of a claimed spare, by a process that ends with its standard input, and the other end of the
+    /// conversation with it.
+    async fn claimed(departures: &Departures) -> (Supervisor, Link, std::process::Child) {
+        let process = std::process::Command::new("/bin/cat").stdin(Stdio::piped()).spawn().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (line, link) = tokio::join!(Line::call(ours), async {
+            let mut link = Link::answer(theirs).await.unwrap();
+            link.flush().await.unwrap();
+            link
+        });
+        let pidfd = Pidfd::open(Pid::from_child(&process)).unwrap();
+        (Supervisor::taken_over(line.unwrap(), pidfd, departures), link, process)
+    }
+
+    #[tokio::test]
+    async fn a_claimer_does_not_wait_for_what_its_spares_owner_waits_for() {
+        let departures = Departures::default();
+        let (supervisor, mut link, mut process) = claimed(&departures).await;
+        let serve = async {
+            let frame = link.next_frame().await.unwrap();
+            assert_eq!(decode_message(&frame.payload), Ok(ToSupervisor::DeleteVm));
+            link.send_message(&FromSupervisor::Done).unwrap();
+            link.flush().await.unwrap();
+        };
+        let (ended, ()) = tokio::join!(supervisor.end(), serve);
+        ended.unwrap();
+        assert!(process.try_wait().unwrap().is_none());
+        assert_eq!(departures.settle().await, 0);
+        drop(process.stdin.take());
+        process.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_does_not_say_that_its_machine_is_dead_is_waited_for() {
+        let (supervisor, link, mut process) = claimed(&Departures::default()).await;
+        drop(link);
+        let end = supervisor.end();
+        tokio::pin!(end);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut end).await;
+        assert!(early.is_err(), "the process is still there");
+        drop(process.stdin.take());
+        end.await.unwrap();
+        assert!(process.try_wait().unwrap().is_some());
+    }
 }

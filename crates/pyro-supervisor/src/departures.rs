@@ -14,7 +14,7 @@ use tokio::process::Child;
 use crate::sys;
 
 /// From closing the socket to the supervisor's exit: it kills QEMU and waits for it.
-const END_DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const END_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Supervisors that were dropped rather than ended, and are on their way out.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +58,11 @@ pub(crate) struct OwnedProcess {
 impl OwnedProcess {
     pub(crate) fn new(process: Process, departures: &Departures) -> Self {
         Self { process: Some(process), departures: departures.clone() }
+    }
+
+    /// Whether somebody else sees to it that nothing of it is left.
+    pub(crate) fn is_waited_for_by_another(&self) -> bool {
+        matches!(self.process, Some(Process::Other(_)))
     }
 }
 

@@ -57,6 +57,13 @@ impl Vm {
         tokio::time::timeout(PORT_CLOSED_GRACE, listen).await.ok();
         frames
     }
+
+    /// Ends it, and waits until the host has everything back.
+    pub(crate) async fn destroy(self) {
+        if let Err(error) = self.qemu.kill().await {
+            debug_assert!(false, "killing an own child cannot fail: {error}");
+        }
+    }
 }
 
 /// What the runs of a machine that is gone are told.

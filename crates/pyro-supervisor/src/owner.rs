@@ -70,6 +70,8 @@ struct Owner {
 enum End {
     /// With what is to be done when nothing of it is left.
     Deleted(Vec<Action>),
+    /// By the client that it ends with.
+    LetGo,
     CreatorGone,
     CreatorFaulty(ClientFault),
     LaunchFailed,
@@ -302,10 +304,14 @@ impl Owner {
             },
             FrameKind::Stdin | FrameKind::Output(_) => None,
         };
-        // A VM that ends with its client has nothing to be asked for but runs.
-        if let (Some(request), Some(_)) = (request, &self.house) {
-            let actions = self.lifecycle.asked(client, request);
-            return self.act(actions);
+        match (request, &self.house) {
+            (Some(request), Some(_)) => {
+                let actions = self.lifecycle.asked(client, request);
+                return self.act(actions);
+            }
+            (Some(Request::Delete), None) => return Some(End::LetGo),
+            // A VM that ends with its client has nothing else to be asked for but runs.
+            (Some(_) | None, None) | (None, Some(_)) => {}
         }
         match self.conversation.client_sent(client, frame, now) {
             Ok(outgoing) => self.deliver(outgoing),
@@ -356,7 +362,7 @@ impl Owner {
         vm.console.drain();
         let failure = machine::lost(gone, &self.spec.vm_id, &vm.console.last_lines());
         // Before anything is said: who hears that the machine is gone may rely on it.
-        destroy(vm).await;
+        vm.destroy().await;
         if self.house.is_none() {
             return Some(End::MachineGone(failure));
         }
@@ -520,12 +526,15 @@ impl Owner {
     /// Destroys what there is, and then tells everybody.
     async fn depart(mut self, end: End) {
         (self.launch, self.first_launch) = (None, None);
+        if matches!(end, End::LetGo) && self.machine.as_mut().is_none_or(Vm::cut_off) {
+            self.clients.tell(self.creator, &FromSupervisor::Done);
+        }
         if let Some(vm) = self.machine.take() {
-            destroy(vm).await;
+            vm.destroy().await;
         }
         let (failure, farewells) = match end {
-            // Whoever waited for the launch has heard of it.
-            End::CreatorGone | End::LaunchFailed => (None, Vec::new()),
+            // Whoever waited for the launch, or for the end, has heard of it.
+            End::CreatorGone | End::LaunchFailed | End::LetGo => (None, Vec::new()),
             End::MachineGone(failure) => (Some(failure), Vec::new()),
             End::CreatorFaulty(fault) => {
                 (Some(Failure::from_error(FailureKind::Internal, &fault)), Vec::new())
@@ -564,12 +573,6 @@ impl Owner {
 /// The ports that a VM publishes once its machine runs.
 fn asked_for(spec: &LaunchSpec) -> &[PublishedPort] {
     spec.network.as_ref().map_or(&[], |network| &network.published)
-}
-
-async fn destroy(vm: Vm) {
-    if let Err(error) = vm.qemu.kill().await {
-        debug_assert!(false, "killing an own child cannot fail: {error}");
-    }
 }
 
 async fn launched(launch: &mut Option<Launch>) -> Result<Launched, LaunchError> {
