@@ -142,19 +142,22 @@ fn documents(text: &str) -> Vec<Value> {
         return vec![whole];
     }
     let mut documents = Vec::new();
-    // An event may have its data in several lines, and ends with an empty one.
+    // What an event has in several lines is read once, at the empty line that ends it: to try after each line would
+    // read the first of many as often as there are others.
     let mut event = String::new();
     for line in text.lines().chain([""]) {
         if let Some(data) = line.strip_prefix("data:") {
-            event += data.strip_prefix(' ').unwrap_or(data);
+            let data = data.strip_prefix(' ').unwrap_or(data);
             // Most send one line in each, and not all an empty one after it.
-            if let Ok(document) = serde_json::from_str(&event) {
-                documents.push(document);
-                event.clear();
-            } else {
-                event.push('\n');
+            match serde_json::from_str(data) {
+                Ok(document) if event.is_empty() => documents.push(document),
+                Ok(_) | Err(_) => {
+                    event += data;
+                    event.push('\n');
+                }
             }
         } else if line.is_empty() {
+            documents.extend(serde_json::from_str::<Value>(&event));
             event.clear();
         } else if let Ok(document) = serde_json::from_str(line) {
             documents.push(document);
@@ -265,6 +268,23 @@ mod tests {
         let body = format!("{}\n{}\n", lines[0], lines[1]);
         let reply = Reply::parse(body.as_bytes()).unwrap();
         assert_eq!(calls(&reply), [(None, "f", "{\"a\":1}".to_owned())]);
+    }
+
+    #[test]
+    fn an_event_may_have_its_data_in_several_lines() {
+        let event = "data: {\"choices\":\ndata: [{\"delta\": {\"content\":\ndata: \"a\"}}]}\n\n";
+        assert_eq!(Reply::parse(event.repeat(2).as_bytes()).unwrap().text, "aa");
+        // Without an empty line at the end of all.
+        assert_eq!(Reply::parse(event.trim_end().as_bytes()).unwrap().text, "a");
+    }
+
+    #[test]
+    fn an_event_without_end_is_read_once() {
+        let begin = std::time::Instant::now();
+        let body = format!("data: [\n{}", "data: 1,\n".repeat(100_000));
+        assert!(matches!(Reply::parse(body.as_bytes()), Err(ReplyError::Unknown { .. })));
+        // Once for each line it would be some minutes.
+        assert!(begin.elapsed() < std::time::Duration::from_secs(20), "{:?}", begin.elapsed());
     }
 
     #[test]
