@@ -26,8 +26,12 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 /// For a connection to come about; a machine that is off answers nothing at all.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What an answer may have; that of a model has some kilobytes.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// What an answer may have; that of a model has some kilobytes. As values in memory, documents that are made for it take
+/// a hundred times as much.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// What the last event of a stream has, with any white space that follows it.
+const LAST_EVENT_BYTES_MAX: usize = 64;
 
 /// How to get to where an endpoint is.
 pub(super) struct Route {
@@ -295,8 +299,9 @@ async fn send(
 
 fn is_last_event(body: &[u8]) -> bool {
     // No document ends so: in a text of JSON there are no line ends.
-    let last = body.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    last.strip_prefix(b"data:").is_some_and(|data| data.trim_ascii() == b"[DONE]")
+    let last = lines.next().unwrap_or_default();
+    let is_whole = lines.next().is_some() || end.len() == body.len();
+    is_whole && last.strip_prefix(b"data:").is_some_and(|data| data.trim_ascii() == b"[DONE]")
 }
 
 /// Drives `connection` for as long as `work` needs it.
@@ -312,6 +317,9 @@ async fn accompanied<T>(connection: impl Future, work: impl Future<Output = T>) 
 }
 
 #[cfg(test)]
+    // Only the end is looked at, because this is asked for each piece, and pieces may be single bytes.
+    let end = &body[body.len().saturating_sub(LAST_EVENT_BYTES_MAX)..];
+    let mut lines = end.trim_ascii_end().rsplit(|byte| *byte == b'\n');
 mod tests {
     use std::path::Path;
     use std::process::Command;
@@ -385,6 +393,13 @@ mod tests {
         let key = PrivateKeyDer::from_pem_file(directory.join("s.key")).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
+        // Where what is looked at begins in the midst of a line.
+        let last = "data: [DONE]";
+        for blanks in 0..LAST_EVENT_BYTES_MAX {
+            let blanks = " ".repeat(blanks);
+            assert!(!is_last_event(format!("{{\"content\":\"{last}{blanks}").as_bytes()));
+        }
+        assert!(is_last_event(format!("{}\n\n{last}\n\n", "x".repeat(100)).as_bytes()));
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
