@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -237,11 +237,29 @@ pub(super) fn is_loopback(host: &str) -> bool {
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, ExchangeError> {
-    let connecting = TcpStream::connect((host.trim_matches(['[', ']']), port));
+    let connecting = async {
+        let found = tokio::net::lookup_host((host.trim_matches(['[', ']']), port)).await?;
+        TcpStream::connect(&*believable(host, found)?).await
+    };
     let connected = tokio::time::timeout(CONNECT_DEADLINE, connecting).await;
     let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     connected
         .map_err(|source| ExchangeError::Unreachable { address: format!("{host}:{port}"), source })
+}
+
+/// The addresses of a host. What a name server says of names that mean this host is not believed: what is sent there is
+/// sent without encryption, and the key with it.
+fn believable(host: &str, found: impl Iterator<Item = SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    let is_own = |address: IpAddr| address.is_loopback() || address.is_unspecified();
+    let is_believable = |address: &SocketAddr| !is_loopback(host) || is_own(address.ip());
+    let addresses: Vec<_> = found.filter(is_believable).collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            "its name has no address that could be this host's",
+        ));
+    }
+    Ok(addresses)
 }
 
 /// Has a proxy connect to `target`, and carry bytes from then on.
@@ -298,6 +316,9 @@ async fn send(
 }
 
 fn is_last_event(body: &[u8]) -> bool {
+    // Only the end is looked at, because this is asked for each piece, and pieces may be single bytes.
+    let end = &body[body.len().saturating_sub(LAST_EVENT_BYTES_MAX)..];
+    let mut lines = end.trim_ascii_end().rsplit(|byte| *byte == b'\n');
     // No document ends so: in a text of JSON there are no line ends.
     let last = lines.next().unwrap_or_default();
     let is_whole = lines.next().is_some() || end.len() == body.len();
@@ -317,9 +338,6 @@ async fn accompanied<T>(connection: impl Future, work: impl Future<Output = T>) 
 }
 
 #[cfg(test)]
-    // Only the end is looked at, because this is asked for each piece, and pieces may be single bytes.
-    let end = &body[body.len().saturating_sub(LAST_EVENT_BYTES_MAX)..];
-    let mut lines = end.trim_ascii_end().rsplit(|byte| *byte == b'\n');
 mod tests {
     use std::path::Path;
     use std::process::Command;
@@ -357,6 +375,17 @@ mod tests {
     }
 
     #[test]
+    fn names_of_this_host_that_lead_elsewhere_are_not_followed() {
+        let here = SocketAddr::from(([127, 0, 0, 1], 80));
+        let elsewhere = SocketAddr::from(([198, 51, 100, 1], 80));
+        let found = |host| believable(host, [elsewhere, here].into_iter());
+        assert_eq!(found("a.localhost").unwrap(), [here]);
+        assert_eq!(found("a.example").unwrap(), [elsewhere, here]);
+        let error = believable("a.localhost", [elsewhere].into_iter()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+    }
+
+    #[test]
     fn the_last_event_is_told_from_a_text_that_names_it() {
         for body in ["data: [DONE]", "data: {}\r\n\r\ndata:[DONE]\r\n\r\n"] {
             assert!(is_last_event(body.as_bytes()), "{body:?}");
@@ -364,6 +393,13 @@ mod tests {
         for body in ["", "[DONE]", "{\"content\":\"data: [DONE]", "data: {\"content\":\"[DONE]"] {
             assert!(!is_last_event(body.as_bytes()), "{body:?}");
         }
+        // Where what is looked at begins in the midst of a line.
+        let last = "data: [DONE]";
+        for blanks in 0..LAST_EVENT_BYTES_MAX {
+            let blanks = " ".repeat(blanks);
+            assert!(!is_last_event(format!("{{\"content\":\"{last}{blanks}").as_bytes()));
+        }
+        assert!(is_last_event(format!("{}\n\n{last}\n\n", "x".repeat(100)).as_bytes()));
     }
 
     #[test]
@@ -393,13 +429,6 @@ mod tests {
         let key = PrivateKeyDer::from_pem_file(directory.join("s.key")).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-        // Where what is looked at begins in the midst of a line.
-        let last = "data: [DONE]";
-        for blanks in 0..LAST_EVENT_BYTES_MAX {
-            let blanks = " ".repeat(blanks);
-            assert!(!is_last_event(format!("{{\"content\":\"{last}{blanks}").as_bytes()));
-        }
-        assert!(is_last_event(format!("{}\n\n{last}\n\n", "x".repeat(100)).as_bytes()));
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
