@@ -13,6 +13,9 @@ use super::reply::{Reply, ReplyError, reported, shown};
 /// Of the models that are there, in a hint.
 const MODELS_SHOWN_MAX: usize = 5;
 
+/// Of a model's name, in a hint.
+const MODEL_BYTES_MAX: usize = 100;
+
 /// For the list of models, which is asked for to explain a failure.
 const MODELS_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -171,7 +174,8 @@ impl Endpoint {
         let message = format!("{} has no model '{}'", self.base_url, self.model);
         let failure = PyroError::new(ErrorKind::NotAvailable, message)
             .hint(format!("fetch it: `ollama pull {}`", self.model));
-        let some: Vec<_> = models.iter().take(MODELS_SHOWN_MAX).map(|name| shown(name)).collect();
+        let proper = models.iter().filter(|name| is_proper(name));
+        let some: Vec<_> = proper.take(MODELS_SHOWN_MAX).map(String::as_str).collect();
         match some.as_slice() {
             [] => failure,
             some => failure
@@ -208,6 +212,13 @@ struct Refused {
 fn has(models: &[String], model: &str) -> bool {
     let latest = format!("{model}:latest");
     models.iter().any(|known| known == model || *known == latest)
+}
+
+/// Whether a name can stand in a command that people paste: the endpoint chose it.
+fn is_proper(model: &str) -> bool {
+    model.len() <= MODEL_BYTES_MAX
+        && model.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && model.chars().all(|it| it.is_ascii_alphanumeric() || "._:/@+-".contains(it))
 }
 
 fn base(base_url: &str) -> Result<Uri, PyroError> {
@@ -285,6 +296,18 @@ mod tests {
         let models = ["llama3.2:latest".to_owned(), "qwen3:4b".to_owned()];
         assert!(has(&models, "llama3.2") && has(&models, "qwen3:4b"));
         assert!(!has(&models, "qwen3") && !has(&[], "qwen3"));
+    }
+
+    #[test]
+    fn a_model_whose_name_is_a_command_is_not_proposed() {
+        let settings = EndpointSettings::default();
+        let endpoint = Endpoint::new("http://localhost/v1", "m", Timeout::DEFAULT, &settings);
+        let names = ["x; touch y", "$(id)", "-v", "a`b", "", "hf.co/a/b-GGUF:Q4_K_M", "qwen3:4b"];
+        let error = endpoint.unwrap().no_model(&names.map(str::to_owned));
+        let proposed =
+            "or take one that it has: `--model hf.co/a/b-GGUF:Q4_K_M`, `--model qwen3:4b`";
+        assert_eq!(error.hints[1..], [proposed]);
+        assert!(!is_proper(&"a".repeat(MODEL_BYTES_MAX + 1)));
     }
 
     #[test]
