@@ -49,9 +49,9 @@ pub(crate) struct WalkArguments {
 pub(crate) enum DemoCommand {
     /// Have a model call the tools of the MCP server, through Ollama or another endpoint of its kind
     #[command(after_help = "\
-The model gets the tools that `pyro mcp serve --profile run` offers, and is asked for something
-that it can only know by running a command. What happens is printed line by line, the last one
-begins with [summary]. A key in OPENAI_API_KEY is sent to https URLs and to this host only.
+The model gets the tools that `pyro mcp serve --profile run --no-network` offers, and is asked for
+something that it can only know by running a command. What happens is printed line by line, the
+last one begins with [summary]. A key in OPENAI_API_KEY is sent to https URLs and to this host only.
 
 Examples:
   ollama pull llama3.2:3b && pyro demo ollama

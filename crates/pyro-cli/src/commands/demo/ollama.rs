@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pyro_core::{EndpointSettings, PyroError, Timeout};
+use pyro_core::{EndpointSettings, MemoryMib, PinOptions, PyroError, Timeout};
 use pyro_mcp_server::{Pins, Profile, Server};
 use tokio::sync::Notify;
 
@@ -21,6 +21,9 @@ const TASK: &str = "Which version of git does the environment debian:12 have? Ca
 
 /// Longer commands than this are no part of a demonstration.
 const COMMAND_SECONDS_MAX: f64 = 120.0;
+
+/// Nor do they need more than this. Whoever serves the model decides what it calls.
+const MEMORY_MIB_MAX: i64 = 4096;
 
 /// Of an outcome's lines, unless all is to be seen.
 const LINES_SHOWN_MAX: usize = 8;
@@ -59,7 +62,12 @@ fn converse_until_interrupted(
     let deadline = Timeout::from_seconds(arguments.timeout_seconds)?;
     let settings = EndpointSettings::from_environment()?;
     let endpoint = Endpoint::new(&arguments.base_url, &arguments.model, deadline, &settings)?;
-    let pins = Pins { timeout_max: Timeout::from_seconds(COMMAND_SECONDS_MAX)?, ..Pins::default() };
+    let pins = Pins {
+        timeout_max: Timeout::from_seconds(COMMAND_SECONDS_MAX)?,
+        memory_max: MemoryMib::new(MEMORY_MIB_MAX)?,
+        network: Pins::network(&PinOptions { network: false, ..PinOptions::default() })?,
+        ..Pins::default()
+    };
     // Two tools: the schemas of all would fill the context that Ollama gives a small model.
     let server = Server::new(crate::commands::pyro(None)?, pins, Profile::Run);
     log.print(
@@ -119,7 +127,7 @@ impl Log {
             Event::Message(_) => {}
             Event::Said { text, after } => self.paragraph("model", text, after),
             Event::Calls { name, arguments, after } => {
-                let call = format!("calls {} {}", escaped(name), self.cut(arguments));
+                let call = format!("calls {} {}", self.cut(name), self.cut(arguments));
                 self.print("model", &format!("{call} ({})", seconds(after)));
                 self.steps.lock().unwrap_or_else(PoisonError::into_inner).clear();
             }
