@@ -162,9 +162,9 @@ pub(crate) fn prune(
 
 /// How many templates there are, those apart that no environment can use which is there.
 pub(crate) fn count_templates(config: &Config, store: &Store) -> Result<TemplateCount, PyroError> {
-    let wanted = installed_digests(config, store)?;
+    let images = installed_images(store)?;
     let templates = config.templates_directory();
-    pyro_supervisor::count_templates(&templates, &|digest| wanted.contains(digest)).map_err(
+    pyro_supervisor::count_templates(&templates, &|digest| is_of_one(&images, digest)).map_err(
         |error| {
             PyroError::from_error(ErrorKind::EnvironmentUnavailable, &error)
                 .context("cannot count the templates")
@@ -177,11 +177,26 @@ pub(crate) fn remove_unusable_templates(
     config: &Config,
     store: &Store,
 ) -> Result<Vec<PathBuf>, PyroError> {
-    let wanted = installed_digests(config, store)?;
+    let images = installed_images(store)?;
     let templates = config.templates_directory();
-    pyro_supervisor::remove_unusable_templates(&templates, &|digest| wanted.contains(digest))
+    pyro_supervisor::remove_unusable_templates(&templates, &|digest| is_of_one(&images, digest))
         .map(|removed| removed.deleted_dirs)
         .map_err(|error| prune_failure(&error))
+}
+
+fn installed_images(store: &Store) -> Result<HashSet<String>, PyroError> {
+    let mut images = HashSet::new();
+    for name in EnvironmentName::all() {
+        let installed = store.find(name).map_err(|error| store_failure(&error))?;
+        images.extend(installed.map(|environment| environment.image_digest.to_string()));
+    }
+    Ok(images)
+}
+
+/// Whether what has this [`digest`] is of one of these images. Its kernel does not matter: another pyro that uses this
+/// cache, in a Python environment for instance, may be shipped with other ones.
+fn is_of_one(images: &HashSet<String>, digest: &str) -> bool {
+    digest.split_once(' ').is_some_and(|(image, _kernel)| images.contains(image))
 }
 
 /// With each kernel that their VMs can have.
@@ -254,4 +269,20 @@ fn pull_failure(name: EnvironmentName, error: &PullError) -> PyroError {
     let mut failure = PyroError::from_error(kind, error).context(format!("cannot pull `{name}`"));
     failure.hints = error.hints();
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_of_an_image_that_is_there_is_usable_whatever_its_kernel() {
+        let images = HashSet::from(["sha256:aa".to_owned()]);
+        for digest in ["sha256:aa sha256:bb", "sha256:aa sha256:of-another-pyro"] {
+            assert!(is_of_one(&images, digest), "{digest}");
+        }
+        for digest in ["sha256:bb sha256:aa", "sha256:aa", ""] {
+            assert!(!is_of_one(&images, digest), "{digest}");
+        }
+    }
 }
