@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pyro_protocol::client::Accelerator;
 use pyro_qemu::accelerator::KvmProbe;
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{AcceleratorChoice, Config, INTERNAL_PROBE_KVM};
@@ -15,6 +16,8 @@ use crate::{ErrorKind, PyroError};
 
 /// The probe takes at most 150 ms where KVM is emulated; a busy host gets the rest.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+
+const KVM: &str = "/dev/kvm";
 
 /// Probes KVM in this very process. For the process that exists to do it.
 pub fn probe_kvm() -> impl Serialize {
@@ -63,14 +66,20 @@ pub(crate) async fn probe(config: &Config) -> KvmProbe {
         memory: "kvm-probe.json",
         deadline: PROBE_DEADLINE,
     };
-    question.answer(config).await.unwrap_or_else(|reason| KvmProbe {
-        exists: Path::new("/dev/kvm").exists(),
-        readable: false,
-        writable: false,
+    question.answer(config).await.unwrap_or_else(|reason| unprobed(Path::new(KVM), reason))
+}
+
+/// What can be said where the probe says nothing.
+fn unprobed(device: &Path, reason: String) -> KvmProbe {
+    let is_allowed = |access| rustix::fs::access(device, access).is_ok();
+    KvmProbe {
+        exists: device.exists(),
+        readable: is_allowed(Access::READ_OK),
+        writable: is_allowed(Access::WRITE_OK),
         usable: false,
         reason,
         instructions_per_second: None,
-    })
+    }
 }
 
 impl Answer for KvmProbe {
@@ -81,10 +90,24 @@ impl Answer for KvmProbe {
 
 impl ProbeKey {
     fn of_this_host() -> Self {
-        let device = fs_err::metadata("/dev/kvm").ok().map(|device| {
+        let device = fs_err::metadata(KVM).ok().map(|device| {
             let (seconds, nanoseconds) = (device.ctime(), device.ctime_nsec());
             (device.rdev(), device.mode(), device.uid(), device.gid(), seconds, nanoseconds)
         });
         Self { boot_id: probe::boot_id(), privileges: probe::privileges(), device }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_says_nothing_does_not_hide_what_the_device_allows() {
+        let device = tempfile::NamedTempFile::new().unwrap();
+        let probe = unprobed(device.path(), "it hangs".to_owned());
+        assert!(probe.exists && probe.readable && probe.writable && !probe.usable);
+        let probe = unprobed(Path::new("/nonexistent"), "it hangs".to_owned());
+        assert!(!probe.exists && !probe.readable && !probe.writable && !probe.usable);
     }
 }
