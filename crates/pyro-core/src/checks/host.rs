@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use pyro_environments::{CATALOG_VERSION, EnvironmentName};
-use rustix::fs::{Access, access, statvfs};
+use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
 use super::{Check, mib, quoted};
 use crate::PyroError;
@@ -151,18 +151,30 @@ pub(crate) fn directories(config: &Config) -> Check {
     Check::pass(NAME, format!("`{}`, `{}`", config.cache_dir.display(), state.display()))
 }
 
+/// What helps where no change of owner does.
+const ELSEWHERE: &str =
+    "set `PYRO_ENVIRONMENT_CACHE_DIR` and `PYRO_STATE_DIR` to directories of yours";
+
 /// Why nothing can be made in a directory, which need not be there, and what helps.
 fn not_writable(directory: &Path) -> Option<(String, String)> {
     let existing = directory.ancestors().find(|path| path.exists())?;
-    if access(existing, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).is_ok() {
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    if existing.is_dir() && access(existing, all).is_ok() {
         return None;
     }
-    let reason = format!("you may not write to `{}`", existing.display());
+    let shown = existing.display();
+    if !existing.is_dir() {
+        return Some((format!("`{shown}` is no directory"), ELSEWHERE.to_owned()));
+    }
+    if statvfs(existing).is_ok_and(|disk| disk.f_flag.contains(StatVfsMountFlags::RDONLY)) {
+        return Some((format!("`{shown}` cannot be written by anybody"), ELSEWHERE.to_owned()));
+    }
+    let reason = format!("you may not write to `{shown}`");
     let path = quoted(directory);
     let remedy = if existing == directory {
-        format!("sudo chown -R $USER {path}")
+        format!("sudo chown -R \"$(id -u)\" {path}")
     } else {
-        format!("sudo mkdir -p {path} && sudo chown $USER {path}")
+        format!("sudo mkdir -p {path} && sudo chown \"$(id -u)\" {path}")
     };
     Some((reason, remedy))
 }
@@ -232,6 +244,16 @@ mod tests {
         assert!(check.reason.contains("500 MiB"), "{}", check.reason);
         let check = judge_space(Path::new("/cache"), 500 << 20, 500 << 20);
         assert_eq!(check.status, CheckStatus::Pass);
+    }
+
+    #[test]
+    fn where_a_file_is_in_the_way_no_change_of_owner_is_proposed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for directory in [file.path().to_owned(), file.path().join("below")] {
+            let (reason, remedy) = not_writable(&directory).unwrap();
+            assert_eq!(reason, format!("`{}` is no directory", file.path().display()));
+            assert_eq!(remedy, ELSEWHERE);
+        }
     }
 
     #[test]
