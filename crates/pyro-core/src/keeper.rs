@@ -3,7 +3,7 @@
 //! ```text
 //!   pyro warm ── starts, asks ──► pyro internal keep-spares        in a session of its own
 //!        ◄── steps, then Standing ─┘       │ ends    those who keep the same kind
-//!        says Keep  ──────────────►        │ serves  keepers/<id>
+//!        says Keep  ──────────────►        │ serves  keepers/<kind>-<id>
 //!        ◄── Kept, and ends ───────┘       ▼
 //!   pyro warm --status, --stop ── connect, ask
 //! ```
@@ -12,7 +12,8 @@
 //! What is said is one JSON object per line.
 //!
 //! The last keeper of a kind is the only one: it ends the others when its own spares stand. Of two that are started at
-//! the same time one is the last, because they do this one after the other, with the lock of the directory.
+//! the same time one is the last, because they do this one after the other, with the lock of the directory. Names tell
+//! the kind, and who does not end when asked is killed, so that one that was stopped by a signal is no exception.
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind as IoErrorKind;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use pyro_supervisor::sockets;
 use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -41,14 +43,26 @@ use crate::{ErrorKind, PyroError, environments, vm, vms};
 /// The longest line that is said here.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 
+/// For whoever connects to a keeper to say what is wanted. Others wait meanwhile.
+const ASKING_DEADLINE: Duration = Duration::from_secs(1);
+
 /// For a keeper to say what it keeps.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+const _: () = assert!(ANSWER_DEADLINE.as_secs() > 2 * ASKING_DEADLINE.as_secs());
 
-/// For a keeper to end its spares.
-const STOP_DEADLINE: Duration = Duration::from_mins(1);
+/// For a keeper to end its spares, a matter of milliseconds. Then it is killed, which leaves nothing either.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// For the kernel to end one that was killed.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How often the lock of the keepers' directory is tried. Whoever holds it ends other keepers.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long it is tried: for some keepers to be ended.
+const LOCK_DEADLINE: Duration = Duration::from_mins(1);
+const _: () =
+    assert!(LOCK_DEADLINE.as_secs() > 2 * (STOP_DEADLINE.as_secs() + KILL_DEADLINE.as_secs()));
 
 /// Spares to be kept by a process of their own.
 #[derive(Debug, Clone)]
@@ -82,10 +96,11 @@ pub struct StartedKeeper {
 }
 
 impl KeeperInfo {
-    /// Whether both keep spares that can stand in for each other.
-    fn is_of_kind_of(&self, other: &Self) -> bool {
-        let kind = |of: &Self| (of.vcpu_count, of.mem_mib, of.network_enabled);
-        (&self.environment, kind(self)) == (&other.environment, kind(other))
+    /// What it is found by. All that keep spares which can stand in for each other have the same name but for the id.
+    fn name(&self) -> String {
+        let network = if self.network_enabled { "network" } else { "alone" };
+        let Self { keeper_id, environment, vcpu_count, mem_mib, .. } = self;
+        format!("{environment}-{vcpu_count}-{mem_mib}-{network}-{keeper_id}")
     }
 
     /// Until it ends.
@@ -93,6 +108,11 @@ impl KeeperInfo {
         let expires_at = Duration::try_from_secs_f64(self.expires_at).unwrap_or_default();
         expires_at.saturating_sub(vms::since_epoch())
     }
+}
+
+/// The kind of spares that a keeper of that name keeps, and its id.
+fn kind_and_id(name: &str) -> (&str, &str) {
+    name.rsplit_once('-').unwrap_or(("", name))
 }
 
 /// Who keeps spares, and which there are; those of servers and of Python programs are among them.
@@ -223,6 +243,8 @@ pub(crate) async fn serve(pyro: &Pyro, interrupted: impl Future<Output = i32>) {
     };
     let kept = tokio::select! {
         kept = kept => kept,
+        // Whatever it is waiting for, be it a starter that does not read.
+        () = tokio::time::sleep(order.time) => Ok(None),
         _ = interrupted => Ok(None),
     };
     pyro.settle().await;
@@ -257,8 +279,8 @@ impl Order {
     }
 }
 
-/// Keeps spares until its time is over, or somebody ends it; gives the connection of who asked for that. Its spares are
-/// on their way out when this returns.
+/// Keeps spares until somebody ends it, and gives the connection of who asked for that. Its spares are on their way out
+/// when this returns, or is dropped.
 async fn keep(
     pyro: &Pyro,
     starter: &mut Talk,
@@ -288,7 +310,6 @@ async fn keep(
     let pool = SparePool::new(count);
     pool.want(kind);
     let mut pool = pin!(pool.keep(pyro, order.time, &event, &progress));
-    let mut time_over = pin!(tokio::time::sleep(order.time));
     let mut standing = 0;
     while standing < count.get() {
         let next = tokio::select! {
@@ -296,7 +317,6 @@ async fn keep(
             Some(next) = heard.recv() => next,
             // It has nothing to say before.
             _ = starter.hear::<ToKeeper>() => return Ok(None),
-            () = &mut time_over => return Ok(None),
             never = &mut pool => match never {},
         };
         match next {
@@ -321,7 +341,6 @@ async fn keep(
     drop(heard);
     let (post, replaced_keeper_ids) = tokio::select! {
         post = take_over(pyro.config(), &info) => post?,
-        () = &mut time_over => return Ok(None),
         never = &mut pool => match never {},
     };
     let kept = FromKeeper::Kept(StartedKeeper { keeper: info.clone(), replaced_keeper_ids });
@@ -329,7 +348,6 @@ async fn keep(
     starter.say(&kept).await.ok();
     Ok(tokio::select! {
         never = &mut pool => match never {},
-        () = time_over => None,
         asker = post.serve(&info) => Some(asker),
     })
 }
@@ -341,25 +359,38 @@ async fn take_over(config: &Config, info: &KeeperInfo) -> Result<(Post, Vec<Stri
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
     made.map_err(|error| unusable(&error))?;
     let _lock = lock(&directory).await?;
+    let own_name = info.name();
+    let (own_kind, _) = kind_and_id(&own_name);
     let mut replaced = Vec::new();
-    for other in list(config).await {
-        if other.is_of_kind_of(info) && stop_one(config, &other.keeper_id).await? {
-            replaced.push(other.keeper_id);
+    for name in sockets::names(&directory) {
+        let (kind, id) = kind_and_id(&name);
+        if kind == own_kind && stop_one(config, &name).await? {
+            replaced.push(id.to_owned());
         }
     }
-    Ok((Post::open(&directory, &info.keeper_id)?, replaced))
+    Ok((Post::open(&directory, &own_name)?, replaced))
 }
 
 /// Locks the keepers' directory, as long as the file lives. Others have it for as long as it takes to end some.
 async fn lock(directory: &Path) -> Result<File, PyroError> {
     let lock = fs_err::File::open(directory).map_err(|error| unusable(&error))?.into_parts().0;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(TryLockError::Error(error)) => return Err(unusable(&error)),
-            Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_INTERVAL).await,
+    let locked = async {
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::Error(error)) => return Err(unusable(&error)),
+                Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_INTERVAL).await,
+            }
         }
-    }
+    };
+    tokio::time::timeout(LOCK_DEADLINE, locked).await.unwrap_or_else(|_| {
+        let seconds = LOCK_DEADLINE.as_secs();
+        let text = format!("others have locked `{}` for {seconds} seconds", directory.display());
+        Err(PyroError::new(ErrorKind::Internal, text)
+            .context("cannot let others find the process that keeps spares")
+            .hint("another `pyro warm` hangs: `fuser -v` with that directory shows its process"))
+    })?;
+    Ok(lock)
 }
 
 fn unusable(error: &std::io::Error) -> PyroError {
@@ -386,10 +417,10 @@ struct Post {
 }
 
 impl Post {
-    fn open(keepers: &Path, id: &str) -> Result<Self, PyroError> {
-        let socket = keepers.join(id);
-        let unfinished = keepers.join(format!(".{id}"));
-        let listener = short(keepers, &format!(".{id}"), |path| UnixListener::bind(path))
+    fn open(keepers: &Path, name: &str) -> Result<Self, PyroError> {
+        let socket = keepers.join(name);
+        let unfinished = keepers.join(format!(".{name}"));
+        let listener = short(keepers, &format!(".{name}"), |path| UnixListener::bind(path))
             .map_err(|error| unusable(&error))?;
         // Under its name only when it listens: one that refuses is taken for a dead one's.
         fs_err::rename(&unfinished, &socket).map_err(|error| unusable(&error))?;
@@ -409,7 +440,7 @@ impl Post {
                 continue;
             }
             let mut talk = Talk(BufReader::new(stream));
-            let asked = tokio::time::timeout(ANSWER_DEADLINE, async {
+            let asked = tokio::time::timeout(ASKING_DEADLINE, async {
                 let asked = talk.hear::<ToKeeper>().await?;
                 if asked == ToKeeper::Describe {
                     talk.say(info).await.ok()?;
@@ -430,13 +461,13 @@ impl Drop for Post {
     }
 }
 
-/// Every keeper of this user, by their ids. Sockets of those that were killed are removed.
+/// Every keeper of this user that says what it keeps. Sockets of those that were killed are removed.
 pub(crate) async fn list(config: &Config) -> Vec<KeeperInfo> {
     let mut keepers = Vec::new();
     sockets::remove_abandoned(&config.keepers_directory());
     for name in sockets::names(&config.keepers_directory()) {
         let asked = async {
-            let mut talk = reach(config, &name)?;
+            let (mut talk, _) = reach(config, &name)?;
             talk.say(&ToKeeper::Describe).await.ok()?;
             talk.hear::<KeeperInfo>().await
         };
@@ -450,31 +481,37 @@ pub(crate) async fn stop(config: &Config) -> Result<StoppedKeepers, PyroError> {
     let mut stopped_keeper_ids = Vec::new();
     for name in sockets::names(&config.keepers_directory()) {
         if stop_one(config, &name).await? {
-            stopped_keeper_ids.push(name);
+            stopped_keeper_ids.push(kind_and_id(&name).1.to_owned());
         }
     }
     Ok(StoppedKeepers { count: stopped_keeper_ids.len(), stopped_keeper_ids })
 }
 
-/// Ends the keeper of that name, and waits until nothing of its spares is left; false where there is none.
+/// Ends the keeper of that name, and waits until nothing of its spares is left; false where there is none. One that does
+/// not end by itself is killed, and its spares go after it.
 async fn stop_one(config: &Config, name: &str) -> Result<bool, PyroError> {
-    let Some(mut talk) = reach(config, name) else { return Ok(false) };
-    let stopped = async {
-        talk.say(&ToKeeper::Stop).await.ok();
-        // It says nothing more, but closes the connection when it is done.
-        talk.hear::<ToKeeper>().await
-    };
-    if tokio::time::timeout(STOP_DEADLINE, stopped).await.is_err() {
-        let seconds = STOP_DEADLINE.as_secs();
-        let text = format!("the process that keeps spares did not end within {seconds} seconds");
-        return Err(PyroError::new(ErrorKind::Internal, text)
-            .hint("`pyro warm --status` shows its number: kill it, and its spares go with it"));
+    let Some((mut talk, keeper)) = reach(config, name) else { return Ok(false) };
+    talk.say(&ToKeeper::Stop).await.ok();
+    // It says nothing more, but closes the connection when it is done.
+    if tokio::time::timeout(STOP_DEADLINE, talk.hear::<ToKeeper>()).await.is_ok() {
+        return Ok(true);
     }
-    Ok(true)
+    let killed = pidfd_open(keeper, PidfdFlags::empty())
+        .and_then(|keeper| pidfd_send_signal(keeper, Signal::KILL));
+    if killed.is_ok() && tokio::time::timeout(KILL_DEADLINE, talk.hear::<ToKeeper>()).await.is_ok()
+    {
+        sockets::remove_abandoned(&config.keepers_directory());
+        return Ok(true);
+    }
+    let seconds = STOP_DEADLINE.as_secs();
+    let text = format!("the process that keeps spares did not end within {seconds} seconds");
+    let pid = keeper.as_raw_nonzero();
+    Err(PyroError::new(ErrorKind::Internal, text)
+        .hint(format!("kill it, and its spares go with it: `kill -9 {pid}`")))
 }
 
-/// Connects to a keeper. The socket of one that was killed is removed.
-fn reach(config: &Config, name: &str) -> Option<Talk> {
+/// Connects to a keeper, and tells its process. The socket of one that was killed is removed.
+fn reach(config: &Config, name: &str) -> Option<(Talk, Pid)> {
     let directory = config.keepers_directory();
     let connected =
         match short(&directory, name, |path| std::os::unix::net::UnixStream::connect(path)) {
@@ -488,7 +525,9 @@ fn reach(config: &Config, name: &str) -> Option<Talk> {
         };
     connected.set_nonblocking(true).ok()?;
     let stream = UnixStream::from_std(connected).ok()?;
-    is_of_this_user(&stream).then(|| Talk(BufReader::new(stream)))
+    let peer = socket_peercred(&stream).ok()?;
+    let is_of_this_user = peer.uid == rustix::process::geteuid();
+    is_of_this_user.then(|| (Talk(BufReader::new(stream)), peer.pid))
 }
 
 fn is_of_this_user(stream: &UnixStream) -> bool {
