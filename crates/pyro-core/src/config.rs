@@ -397,10 +397,11 @@ fn text(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn config(variables: &[(&str, &str)]) -> Result<Config, PyroError> {
+    /// With these variables and no others.
+    pub(crate) fn config(variables: &[(&str, &str)]) -> Result<Config, PyroError> {
         Config::from_variables("/pyro".into(), &|name| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
         })

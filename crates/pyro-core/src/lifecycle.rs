@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::config::INTERNAL_SUPERVISE;
 use crate::exec::{self, ExecOutcome, ExecRequest, ExecutionMode, Place};
 use crate::limits::{Metadata, VmId};
-use crate::network;
+use crate::network::CheckedNetwork;
 use crate::network::report::{self, NetworkInfo};
 use crate::pyro::{Progress, Pyro};
 use crate::run::{Cleanup, HostCompat};
@@ -129,14 +129,14 @@ pub(crate) async fn create(
     request: CreateRequest,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<VmInfo, PyroError> {
-    network::check(pyro.config(), &request.vm.network)?;
+    let network = CheckedNetwork::check(pyro.config(), &request.vm.network)?;
     let vms = directory(pyro);
     // Before anything is pulled for a VM that cannot be.
     if let Some(locked) = vms.lock().await? {
         locked.check_number(pyro.config().active_vms_max)?;
     }
     let environment = pyro.ready_environment(request.vm.environment, progress).await?;
-    let created = create_from(pyro, &vms, &environment, request, progress).await;
+    let created = create_from(pyro, &vms, &environment, (request, network), progress).await;
     if created.is_err() {
         // What its supervisor could not remove, if it came to that.
         pyro.departures().settle().await;
@@ -149,11 +149,11 @@ async fn create_from(
     pyro: &Pyro,
     vms: &VmsDirectory,
     environment: &InstalledEnvironment,
-    request: CreateRequest,
+    (request, network): (CreateRequest, CheckedNetwork),
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<VmInfo, PyroError> {
     let config = pyro.config();
-    let mut spec = vm::specify(config, environment, &request.vm).await?;
+    let mut spec = vm::specify(config, environment, &request.vm, network).await?;
     let id = VmId::new(&spec.vm_id)?;
     let lease = pyro.lease(environment)?;
     let Some(locked) = vms.lock().await? else {

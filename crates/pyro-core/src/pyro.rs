@@ -17,7 +17,7 @@ use crate::keeper::{self, KeepRequest, StartedKeeper, StoppedKeepers, WarmStatus
 use crate::lifecycle::{self, CreateRequest, ReapReport, VmExecOutcome, VmInfo, VmList};
 use crate::limits::{FileBytesMax, SpareCount, SpareTime, VmId};
 use crate::logs::{self, LogPart, LogRequest, OutputStream, RunInfo, RunList, RunLog};
-use crate::network;
+use crate::network::CheckedNetwork;
 use crate::network::report::NetworkInfo;
 use crate::repair::{self, Repaired};
 use crate::run::{self, Cleanup, RunOutcome, RunRequest};
@@ -138,8 +138,9 @@ impl Pyro {
         request: &VmRequest,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Vm, PyroError> {
-        network::check(&self.config, &request.network)?;
+        let network = CheckedNetwork::check(&self.config, &request.network)?;
         let environment = self.ready_environment(request.environment, progress).await?;
+        let request = (request, network);
         vm::launch(&self.config, &self.store, &environment, request, progress, &self.departures)
             .await
     }

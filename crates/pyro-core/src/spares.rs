@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::config::{Config, INTERNAL_SUPERVISE};
 use crate::limits::{MemoryMib, SpareCount, TimeToLive, VcpuCount};
-use crate::network::Network;
+use crate::network::{CheckedNetwork, Network};
 use crate::pyro::{Progress, Pyro};
 use crate::vm::{self, VmRequest, client_failure};
 use crate::vms;
@@ -242,7 +242,7 @@ impl Keeper<'_> {
             time_to_live: TimeToLive::DEFAULT,
             network: Network::Off,
         };
-        let mut spec = vm::specify(config, &environment, &request).await?;
+        let mut spec = vm::specify(config, &environment, &request, CheckedNetwork::OFF).await?;
         spec.network = match kind.network {
             SpareNetwork::Absent => None,
             // What it may reach is settled by the claim; until then nobody carries its packets.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::config::{Config, INTERNAL_SUPERVISE};
 use crate::exec::{self, ExecOutcome, ExecRequest, ExecutionMode, Place};
 use crate::limits::{MemoryMib, TimeToLive, VcpuCount};
-use crate::network::{self, Network};
+use crate::network::{CheckedNetwork, Network};
 use crate::pyro::Progress;
 use crate::streams::Streams;
 use crate::{ErrorKind, PyroError, accelerator, confinement, environments, guest_kernel, spares};
@@ -133,11 +133,13 @@ impl Vm {
     }
 }
 
-/// Everything a supervisor must know for a VM from an installed environment.
+/// Everything a supervisor must know for a VM from an installed environment, and with the request's network, which was
+/// checked before.
 pub(crate) async fn specify(
     config: &Config,
     environment: &InstalledEnvironment,
     request: &VmRequest,
+    network: CheckedNetwork,
 ) -> Result<LaunchSpec, PyroError> {
     let accelerator = accelerator::choose(config).await?;
     let qemu = config.tool(pyro_qemu::executable::PROGRAM, QEMU_PACKAGE)?;
@@ -155,7 +157,7 @@ pub(crate) async fn specify(
         &config.pyro,
         environment,
     )?;
-    let (network, guest_files) = network::specify(config, &request.network).await?;
+    let (network, guest_files) = network.specify().await;
     Ok(LaunchSpec {
         vm_id: new_id()?,
         vcpu_count: request.vcpu_count.get(),
@@ -182,11 +184,11 @@ pub(crate) async fn launch(
     config: &Config,
     store: &Store,
     environment: &InstalledEnvironment,
-    request: &VmRequest,
+    (request, network): (&VmRequest, CheckedNetwork),
     progress: &(dyn Fn(Progress) + Send + Sync),
     departures: &Departures,
 ) -> Result<Vm, PyroError> {
-    let spec = specify(config, environment, request).await?;
+    let spec = specify(config, environment, request, network).await?;
     let (id, accelerator) = (spec.vm_id.clone(), spec.accelerator);
     let policies = spec.network.as_ref().map(|network| network.policies.clone());
     let claimed = spares::claim(config, &spec, departures).await;

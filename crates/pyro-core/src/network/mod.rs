@@ -20,6 +20,7 @@ pub(crate) mod report;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use pyro_protocol::client::GuestFile;
@@ -27,6 +28,7 @@ use pyro_protocol::network::{
     AuthoredPolicy, EgressPolicy, NetworkSpec, PolicyAuthor, PublishedPort,
 };
 
+use self::from_host::FromHost;
 use self::options::NetworkOptions;
 use self::pins::NetworkPin;
 use crate::PyroError;
@@ -120,36 +122,71 @@ impl NetworkRequest {
     }
 }
 
-/// Fails where such a network cannot be had, before anything is made for it.
-pub(crate) fn check(config: &Config, network: &Network) -> Result<(), PyroError> {
-    let Network::On(request) = network else { return Ok(()) };
-    pins::in_force(config, request)?;
-    resolvers::of_host(config)?;
-    from_host::prepare(config, request)?;
-    Ok(())
+/// A network that can be had, with all that the host says of it. It is read once, so that what was checked is what the VM
+/// gets, however long the pull of its environment takes in between.
+pub(crate) struct CheckedNetwork(Option<Checked>);
+
+struct Checked {
+    request: NetworkRequest,
+    pins: Vec<NetworkPin>,
+    resolvers: Vec<SocketAddr>,
+    from_host: FromHost,
 }
 
-/// What a supervisor is told.
-pub(crate) async fn specify(
-    config: &Config,
-    network: &Network,
-) -> Result<(Option<NetworkSpec>, Vec<GuestFile>), PyroError> {
-    let Network::On(request) = network else { return Ok((None, Vec::new())) };
-    let pins = pins::in_force(config, request)?;
-    let resolvers = resolvers::of_host(config)?;
-    let from_host = from_host::prepare(config, request)?;
-    let mut policy = request.policy.clone();
-    from_host.open(&mut policy).await;
-    let mut policies: Vec<_> = pins.into_iter().filter_map(NetworkPin::into_policy).collect();
-    policies.push(AuthoredPolicy { author: PolicyAuthor::Caller, policy });
-    let spec = NetworkSpec { policies, published: request.published.clone(), resolvers };
-    Ok((Some(spec), from_host.into_files()))
+impl CheckedNetwork {
+    pub(crate) const OFF: Self = Self(None);
+
+    /// Fails where such a network cannot be had, before anything is made for it.
+    pub(crate) fn check(config: &Config, network: &Network) -> Result<Self, PyroError> {
+        let Network::On(request) = network else { return Ok(Self::OFF) };
+        Ok(Self(Some(Checked {
+            pins: pins::in_force(config, request)?,
+            resolvers: resolvers::of_host(config)?,
+            from_host: from_host::prepare(config, request)?,
+            request: NetworkRequest::clone(request),
+        })))
+    }
+
+    /// What a supervisor is told.
+    pub(crate) async fn specify(self) -> (Option<NetworkSpec>, Vec<GuestFile>) {
+        let Some(Checked { request, pins, resolvers, from_host }) = self.0 else {
+            return (None, Vec::new());
+        };
+        let mut policy = request.policy;
+        from_host.open(&mut policy).await;
+        let mut policies: Vec<_> = pins.into_iter().filter_map(NetworkPin::into_policy).collect();
+        policies.push(AuthoredPolicy { author: PolicyAuthor::Caller, policy });
+        let spec = NetworkSpec { policies, published: request.published, resolvers };
+        (Some(spec), from_host.into_files())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::options::PolicyOptions;
     use super::*;
+
+    #[tokio::test]
+    async fn a_vm_gets_what_was_checked_whatever_the_operator_says_meanwhile() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs_err::write(file.path(), "deny_cidrs = [\"198.51.100.0/24\"]\n").unwrap();
+        let variables = [
+            ("HOME", "/nonexistent"),
+            ("PYRO_DNS_SERVERS", "127.0.0.1"),
+            ("PYRO_NETWORK_FILE", file.path().to_str().unwrap()),
+        ];
+        let config = crate::config::tests::config(&variables).unwrap();
+        let options = NetworkOptions { network: true, ..NetworkOptions::default() };
+        let network = Network::new(&options).unwrap();
+        let checked = CheckedNetwork::check(&config, &network).unwrap();
+        // A half-written one makes no sense.
+        fs_err::write(file.path(), "deny_cidrs = [").unwrap();
+        assert!(CheckedNetwork::check(&config, &network).is_err());
+        let (network, files) = checked.specify().await;
+        let policies = network.unwrap().policies;
+        assert_eq!(policies[policies.len() - 2].policy.deny.len(), 1, "{policies:?}");
+        assert_eq!(files, []);
+    }
 
     #[test]
     fn options_need_a_network() {
