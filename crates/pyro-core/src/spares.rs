@@ -37,6 +37,9 @@ const MEMORY_TO_MAKE_MIB: u64 = MEMORY_AVAILABLE_MIN_MIB + 256;
 /// How often a pool looks how much memory there is.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
+/// By how much less an idle spare seems to have lived to its owner, who hears of its beginning later than it begins.
+const IDLE_SLACK: Duration = Duration::from_secs(1);
+
 /// From one failed attempt to make a spare to the next one; it doubles each time.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
@@ -186,12 +189,20 @@ struct Keeper<'a> {
 }
 
 /// What follows the end of a spare.
+#[derive(Debug, PartialEq, Eq)]
 enum After {
     Replace,
     /// Nobody needed it.
     WaitUntilAsked,
     /// It ended too early, for whatever reason.
     RetryLater,
+}
+
+impl After {
+    /// Of one that nobody has claimed, and that lived so long.
+    fn unclaimed(lived: Duration, idle_max: Duration) -> Self {
+        if lived + IDLE_SLACK >= idle_max { Self::WaitUntilAsked } else { Self::RetryLater }
+    }
 }
 
 impl Keeper<'_> {
@@ -277,15 +288,15 @@ impl Keeper<'_> {
     ) -> After {
         let made_at = Instant::now();
         let mut is_claimed = false;
+        // Not from each event to the next: where VMs are asked for all the time it would never come.
+        let first_look = tokio::time::Instant::now() + MEMORY_INTERVAL;
+        let mut looks = tokio::time::interval_at(first_look, MEMORY_INTERVAL);
         loop {
             tokio::select! {
                 event = spare.next_event() => match event {
                     SpareEvent::Claimed => is_claimed = true,
                     SpareEvent::Gone if is_claimed => return After::Replace,
-                    SpareEvent::Gone if made_at.elapsed() >= self.idle_max => {
-                        return After::WaitUntilAsked;
-                    }
-                    SpareEvent::Gone => return After::RetryLater,
+                    SpareEvent::Gone => return After::unclaimed(made_at.elapsed(), self.idle_max),
                 },
                 () = changed(wanted), if !is_claimed => {
                     if wanted.borrow_and_update().kind.as_ref() != Some(kind) {
@@ -294,7 +305,7 @@ impl Keeper<'_> {
                         return After::Replace;
                     }
                 }
-                () = tokio::time::sleep(MEMORY_INTERVAL), if !is_claimed => {
+                _ = looks.tick(), if !is_claimed => {
                     if self.must_give_one_up() {
                         (self.event)(PoolEvent::ShortOfMemory);
                         spare.end().await.ok();
@@ -370,6 +381,16 @@ pub(crate) async fn list(config: &Config) -> Vec<SpareInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spare_that_was_idle_to_its_end_is_not_replaced_until_somebody_asks() {
+        let idle_max = Duration::from_mins(10);
+        let after = |lived| After::unclaimed(lived, idle_max);
+        // Its supervisor ends it by its own clock, a moment before its owner would.
+        assert_eq!(after(Duration::from_millis(599_999)), After::WaitUntilAsked);
+        assert_eq!(after(idle_max), After::WaitUntilAsked);
+        assert_eq!(after(idle_max / 2), After::RetryLater);
+    }
 
     #[test]
     fn available_memory_is_what_the_kernel_says() {
