@@ -36,6 +36,9 @@ pub struct GuestKernelReport {
     /// What `uname -r` says in the guest; `None` for Debian's, of which each environment may have another one.
     pub release: Option<String>,
     pub reason: String,
+    /// What helps where a better one is there, and cannot be used.
+    #[serde(skip)]
+    pub(crate) remedy: Option<&'static str>,
 }
 
 impl GuestKernelReport {
@@ -185,11 +188,13 @@ pub(crate) fn examine(
             kernel: GuestKernelKind::Pyro,
             release: Some(shipped.manifest.release.clone()),
             reason: decision.reason,
+            remedy: decision.remedy,
         },
         None => GuestKernelReport {
             kernel: GuestKernelKind::Debian,
             release: None,
             reason: decision.reason,
+            remedy: decision.remedy,
         },
     })
 }
@@ -200,7 +205,12 @@ struct Decision<'a> {
     /// `None` for Debian's kernel.
     shipped: Option<&'a ShippedKernels>,
     reason: String,
+    /// See [`GuestKernelReport`].
+    remedy: Option<&'static str>,
 }
+
+const INSTALL_AGAIN: &str =
+    "install pyro's wheel again, or build the kernel: `cargo xtask guest-kernel`";
 
 /// Under emulation every instruction of the kernel costs ten, so the small one is what makes a run fast. Hardware does
 /// not care, and there Debian's kernel is the one that most programs were tried with.
@@ -209,12 +219,13 @@ fn decide(
     accelerator: Accelerator,
     shipped: &Result<ShippedKernels, ShippedError>,
 ) -> Result<Decision<'_>, PyroError> {
-    let debian = |reason: String| Decision { shipped: None, reason };
+    let debian = |reason: String| Decision { shipped: None, reason, remedy: None };
     match (choice, accelerator, shipped) {
         (GuestKernelChoice::Debian, _, _) => Ok(debian("PYRO_GUEST_KERNEL asks for it".to_owned())),
         (GuestKernelChoice::Pyro, _, Ok(shipped)) => Ok(Decision {
             shipped: Some(shipped),
             reason: "PYRO_GUEST_KERNEL asks for it".to_owned(),
+            remedy: None,
         }),
         (GuestKernelChoice::Pyro, _, Err(error)) => Err(PyroError::from_error(
             ErrorKind::HostUnsupported,
@@ -222,16 +233,20 @@ fn decide(
         )
         .context("there is no guest kernel of pyro's own, which PYRO_GUEST_KERNEL asks for")
         .hint("unset `PYRO_GUEST_KERNEL`: VMs then boot Debian's kernel where there is no other")
-        .hint("install pyro's wheel again, or build the kernel: `cargo xtask guest-kernel`")),
+        .hint(INSTALL_AGAIN)),
         (GuestKernelChoice::Auto, Accelerator::Kvm, _) => {
             Ok(debian("with KVM the small kernel gains nothing".to_owned()))
         }
         (GuestKernelChoice::Auto, Accelerator::Tcg, Ok(shipped)) => Ok(Decision {
             shipped: Some(shipped),
             reason: "under emulation the small kernel is faster".to_owned(),
+            remedy: None,
         }),
         (GuestKernelChoice::Auto, Accelerator::Tcg, Err(error)) => {
-            Ok(debian(format!("of the small kernels, {error}")))
+            let told = PyroError::from_error(ErrorKind::HostUnsupported, error).one_line();
+            let debian = debian(format!("of the small kernels, {told}"));
+            let is_absent = matches!(error, ShippedError::Absent { .. });
+            Ok(Decision { remedy: (!is_absent).then_some(INSTALL_AGAIN), ..debian })
         }
     }
 }
@@ -297,6 +312,11 @@ mod tests {
         let decision = decide(GuestKernelChoice::Auto, Accelerator::Tcg, &absent).unwrap();
         assert!(decision.shipped.is_none());
         assert!(decision.reason.contains("`/usr/share`"), "{}", decision.reason);
+        assert_eq!(decision.remedy, None, "it is slower, but whole");
+        let damaged = Err(ShippedError::Damaged { path: "/k".into(), found: 1, expected: 2 });
+        let decision = decide(GuestKernelChoice::Auto, Accelerator::Tcg, &damaged).unwrap();
+        assert!(decision.shipped.is_none() && decision.reason.ends_with("has 1 bytes, not 2"));
+        assert_eq!(decision.remedy, Some(INSTALL_AGAIN));
     }
 
     #[test]

@@ -110,7 +110,10 @@ pub(crate) fn guest_kernel(report: Option<&Result<GuestKernelReport, PyroError>>
     match report {
         None => Check::fail(NAME, "none: there is nothing to boot it with", "see the other checks"),
         Some(Err(failure)) => Check::failed(NAME, failure),
-        Some(Ok(report)) => Check::pass(NAME, report.summary()),
+        Some(Ok(report)) => match report.remedy {
+            None => Check::pass(NAME, report.summary()),
+            Some(remedy) => Check::warn(NAME, report.summary(), remedy),
+        },
     }
 }
 
