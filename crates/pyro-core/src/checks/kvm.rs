@@ -35,8 +35,11 @@ fn judge(probe: &KvmProbe, host: &HostCpu) -> Check {
         }
     } else if !(probe.readable && probe.writable) {
         match &host.group {
-            Some(group) => format!("sudo usermod -aG {group} $USER && newgrp {group}"),
-            None => "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm".to_owned(),
+            Some(group) => join(group),
+            None => format!(
+                "sudo groupadd -fr kvm && sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && {}",
+                join("kvm")
+            ),
         }
     } else if probe.instructions_per_second.is_some() {
         "none on this host: VMs run under software emulation, about ten times slower and behind the same boundary; a host \
@@ -46,6 +49,12 @@ fn judge(probe: &KvmProbe, host: &HostCpu) -> Check {
         "sudo dmesg | grep -i kvm".to_owned()
     };
     Check::warn("kvm", reason, remedy)
+}
+
+/// Has the user use the device as one of its group.
+fn join(group: &str) -> String {
+    // There is not everywhere a USER.
+    format!("sudo usermod -aG {group} \"$(id -un)\" && newgrp {group}")
 }
 
 /// What VMs run on, by what was chosen for `choice`.
@@ -135,8 +144,9 @@ mod tests {
     fn a_device_that_others_may_use_needs_its_group() {
         let probe = KvmProbe { writable: false, ..PROBE };
         let joined = remedy(&probe, None, Some("kvm"));
-        assert!(joined.starts_with("sudo usermod -aG kvm $USER"), "{joined}");
-        assert!(remedy(&probe, None, None).contains("chmod 660 /dev/kvm"));
+        assert!(joined.starts_with("sudo usermod -aG kvm \"$(id -un)\" "), "{joined}");
+        let made = remedy(&probe, None, None);
+        assert!(made.contains("chmod 660 /dev/kvm && ") && made.ends_with(&joined), "{made}");
     }
 
     #[test]
