@@ -95,7 +95,7 @@ pub(crate) async fn examine(config: &Config, store: &Store, repaired: Repaired) 
     let is_bootable = checks.iter().all(|check| check.status != CheckStatus::Fail);
     let networking = network::report::examine(config, is_bootable);
     checks.push(checks::network(&networking));
-    checks.push(checks::space(&config.cache_dir));
+    checks.push(checks::space(config));
     checks.push(checks::environments(list.as_deref()));
     checks.push(checks::templates(templates.as_ref().copied()));
     checks.push(checks::leftovers(leftovers.as_deref()));
@@ -112,9 +112,12 @@ pub(crate) async fn examine(config: &Config, store: &Store, repaired: Repaired) 
         Some(format!("`{0}` is damaged: {damage}; repair it with `pyro env pull {0}`", entry.name))
     }));
     let leftovers = note(leftovers, &mut issues).unwrap_or_default();
-    let directories = checks.iter().find(|check| check.name == checks::DIRECTORIES);
+    let places = [checks::DIRECTORIES, checks::SPACE];
+    let failed = checks
+        .iter()
+        .filter(|check| check.status == CheckStatus::Fail && places.contains(&check.name));
     issues.extend(
-        directories.filter(|check| check.status == CheckStatus::Fail).map(|check| {
+        failed.map(|check| {
             format!("{}; {}", check.reason, check.remedy.as_deref().unwrap_or_default())
         }),
     );

@@ -66,6 +66,7 @@ mod sys;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 
+pub use self::scratch::FREE_BYTES_MIN;
 pub use self::template::prune::{
     PruneTemplatesError, PrunedTemplates, TemplateCount, abandoned_templates, count_templates,
     prune_templates, remove_unusable_templates,

@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 const DISK_BYTES: u64 = 8 << 30;
 
 /// A VM does not start with less free space than this on the host: its first writes would fail.
-const FREE_BYTES_MIN: u64 = 256 << 20;
+pub const FREE_BYTES_MIN: u64 = 256 << 20;
 
 /// For `mke2fs` to write some hundred kilobytes.
 const FORMAT_DEADLINE: Duration = Duration::from_secs(30);

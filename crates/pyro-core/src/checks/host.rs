@@ -30,6 +30,9 @@ pub(crate) const PULL_PROGRAMS: [(&str, &str); 3] =
 /// The name of the check of directories.
 pub(crate) const DIRECTORIES: &str = "directories";
 
+/// That of disk space.
+pub(crate) const SPACE: &str = "disk space";
+
 pub(crate) fn pyro() -> Check {
     let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
     Check::pass("pyro", format!("{} on {os}-{architecture}", env!("CARGO_PKG_VERSION")))
@@ -182,28 +185,44 @@ fn not_writable(directory: &Path) -> Option<(String, String)> {
     Some((reason, remedy))
 }
 
-/// On the disk of the cache: enough to build the largest environment?
-pub(crate) fn space(cache: &Path) -> Check {
+/// On the disks of what runs and of the cache: enough for a VM, and to build the largest environment?
+pub(crate) fn space(config: &Config) -> Check {
     let largest = EnvironmentName::all().map(|name| name.definition().build_bytes).max();
-    let available = cache.ancestors().find(|path| path.exists()).and_then(|existing| {
-        let disk = statvfs(existing).ok()?;
-        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
-    });
-    match available {
-        None => Check::pass("disk space", "this host does not tell"),
-        Some(available) => judge_space(cache, available, largest.unwrap_or_default()),
-    }
+    let (state, cache) = (&config.state_dir, &config.cache_dir);
+    let check = available(state).and_then(|bytes| judge_space_for_vms(state, bytes));
+    check.unwrap_or_else(|| match available(cache) {
+        None => Check::pass(SPACE, "this host does not tell"),
+        Some(bytes) => judge_space_for_pulls(cache, bytes, largest.unwrap_or_default()),
+    })
 }
 
-fn judge_space(cache: &Path, available: u64, needed: u64) -> Check {
-    const NAME: &str = "disk space";
+/// On the disk of a directory, which need not be there; `None` where the host does not tell.
+fn available(directory: &Path) -> Option<u64> {
+    let existing = directory.ancestors().find(|path| path.exists())?;
+    let disk = statvfs(existing).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// `None` where there is enough.
+fn judge_space_for_vms(state: &Path, available: u64) -> Option<Check> {
+    let needed = pyro_supervisor::FREE_BYTES_MIN;
+    (available < needed).then(|| {
+        let (free, needed) = (mib(available), mib(needed));
+        let reason = format!("{free} free for `{}`, of which a VM needs {needed}", state.display());
+        let remedy =
+            "free some space there, or set `PYRO_STATE_DIR` to a directory on another disk";
+        Check::fail(SPACE, reason, remedy)
+    })
+}
+
+fn judge_space_for_pulls(cache: &Path, available: u64, needed: u64) -> Check {
     let free = format!("{} free for `{}`", mib(available), cache.display());
     if available < needed {
         let needed = mib(needed);
         let reason = format!("{free}, of which pulling the largest environment takes {needed}");
-        return Check::warn(NAME, reason, "pyro env prune");
+        return Check::warn(SPACE, reason, "pyro env prune");
     }
-    Check::pass(NAME, free)
+    Check::pass(SPACE, free)
 }
 
 /// What a report of a defect should name.
@@ -241,12 +260,21 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_with_both_numbers() {
-        let check = judge_space(Path::new("/cache"), 100 << 20, 500 << 20);
+        let check = judge_space_for_pulls(Path::new("/cache"), 100 << 20, 500 << 20);
         assert_eq!(check.status, CheckStatus::Warn);
         assert!(check.reason.contains("100 MiB free"), "{}", check.reason);
         assert!(check.reason.contains("500 MiB"), "{}", check.reason);
-        let check = judge_space(Path::new("/cache"), 500 << 20, 500 << 20);
+        let check = judge_space_for_pulls(Path::new("/cache"), 500 << 20, 500 << 20);
         assert_eq!(check.status, CheckStatus::Pass);
+    }
+
+    #[test]
+    fn where_a_vm_would_not_start_for_want_of_space_the_check_fails() {
+        let needed = pyro_supervisor::FREE_BYTES_MIN;
+        let check = judge_space_for_vms(Path::new("/state"), needed - 1).unwrap();
+        assert_eq!(check.status, CheckStatus::Fail);
+        assert_eq!(check.reason, "255 MiB free for `/state`, of which a VM needs 256 MiB");
+        assert_eq!(judge_space_for_vms(Path::new("/state"), needed), None);
     }
 
     #[test]

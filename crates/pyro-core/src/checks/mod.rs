@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::PyroError;
 
 pub(crate) use self::host::{
-    DIRECTORIES, DISK_MAKER, PULL_PROGRAMS, QEMU, confinement, directories, guest_kernel, network,
-    programs, pyro, qemu, space, versions,
+    DIRECTORIES, DISK_MAKER, PULL_PROGRAMS, QEMU, SPACE, confinement, directories, guest_kernel,
+    network, programs, pyro, qemu, space, versions,
 };
 pub(crate) use self::kvm::{accelerator, kvm};
 pub(crate) use self::stores::{environments, leftovers, repair, spares, templates};
