@@ -216,7 +216,8 @@ pub(crate) async fn start(
         match talk.hear().await {
             Some(FromKeeper::Step(text)) => step(&text),
             Some(FromKeeper::Standing) => {
-                talk.say(&ToKeeper::Keep).await.map_err(cannot_start)?;
+                // Of one that has ended meanwhile nothing more is heard.
+                talk.say(&ToKeeper::Keep).await.ok();
             }
             Some(FromKeeper::Kept(started)) => {
                 // The runtime collects it if it ends before this process does.
@@ -423,7 +424,10 @@ impl Post {
         let listener = short(keepers, &format!(".{name}"), |path| UnixListener::bind(path))
             .map_err(|error| unusable(&error))?;
         // Under its name only when it listens: one that refuses is taken for a dead one's.
-        fs_err::rename(&unfinished, &socket).map_err(|error| unusable(&error))?;
+        if let Err(error) = fs_err::rename(&unfinished, &socket) {
+            fs_err::remove_file(&unfinished).ok();
+            return Err(unusable(&error));
+        }
         Ok(Self { socket, listener })
     }
 
@@ -544,4 +548,36 @@ fn short<T>(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(directory, flags, Mode::empty())?;
     with(&format!("/proc/self/fd/{}/{name}", opened.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_post_that_cannot_be_opened_leaves_no_socket() {
+        let keepers = tempfile::tempdir().unwrap();
+        fs_err::create_dir(keepers.path().join("kind-id")).unwrap();
+        Post::open(keepers.path(), "kind-id").unwrap_err();
+        assert!(!keepers.path().join(".kind-id").exists());
+    }
+
+    #[test]
+    fn a_name_tells_the_kind_and_the_id() {
+        let keeper = |environment: &str, mem_mib| KeeperInfo {
+            keeper_id: "0123456789ab".to_owned(),
+            pid: 1,
+            environment: environment.to_owned(),
+            vcpu_count: 1,
+            mem_mib,
+            network_enabled: false,
+            count: 1,
+            expires_at: 0.0,
+        };
+        let name = keeper("debian:12-base", 1024).name();
+        let (kind, id) = kind_and_id(&name);
+        assert_eq!(id, "0123456789ab");
+        assert_ne!(kind, kind_and_id(&keeper("debian:12-base", 512).name()).0);
+        assert_ne!(kind, kind_and_id(&keeper("debian:12", 1024).name()).0);
+    }
 }
