@@ -61,16 +61,20 @@ struct Listener {
 }
 
 /// Why the loop ends.
-#[derive(Debug)]
-enum End {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
     /// It was told to, or QEMU has gone.
     Wanted,
     Failed,
 }
 
 impl From<io::Error> for End {
-    fn from(_: io::Error) -> Self {
-        Self::Failed
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // QEMU has gone, and left something unread.
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Self::Wanted,
+            _ => Self::Failed,
+        }
     }
 }
 
@@ -119,9 +123,13 @@ impl Driver {
     }
 
     /// Until it is told to end, QEMU has gone, or the line is broken.
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self) -> End {
         let mut events = Events::with_capacity(EVENTS);
-        while self.turn(&mut events).is_ok() {}
+        loop {
+            if let Err(end) = self.turn(&mut events) {
+                return end;
+            }
+        }
     }
 
     fn turn(&mut self, events: &mut Events) -> Result<(), End> {

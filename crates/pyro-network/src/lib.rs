@@ -7,6 +7,7 @@
 mod network;
 
 mod driver;
+mod failure;
 mod means;
 mod sources;
 mod timers;

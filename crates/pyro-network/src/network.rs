@@ -10,7 +10,8 @@ use pyro_protocol::network::{NetworkSpec, PublishedPort};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::dns::lookups::Lookups;
-use crate::driver::Driver;
+use crate::driver::{Driver, End};
+use crate::failure::{self, Watch};
 use crate::gate::Gate;
 use crate::means::Means;
 use crate::policy::Policies;
@@ -32,6 +33,7 @@ pub struct PreparedNetwork {
 pub struct RunningNetwork {
     published: Vec<PublishedPort>,
     refusals: RefusalLog,
+    failure: Watch,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
@@ -71,8 +73,13 @@ impl PreparedNetwork {
         let listeners = listeners.map(|(listener, port)| (listener, port.guest)).collect();
         let (driver, waker) = Driver::new(poll, line, listeners, (lookups, means))?;
         let builder = std::thread::Builder::new().name("network".to_owned());
-        let thread = builder.spawn(move || driver.run())?;
-        Ok(RunningNetwork { published, refusals, waker, thread: Some(thread) })
+        let (alarm, failure) = failure::alarm();
+        let thread = builder.spawn(move || {
+            if driver.run() == End::Wanted {
+                alarm.disarm();
+            }
+        })?;
+        Ok(RunningNetwork { published, refusals, failure, waker, thread: Some(thread) })
     }
 }
 
@@ -99,6 +106,12 @@ impl RunningNetwork {
 
     pub fn refusals(&self) -> &RefusalLog {
         &self.refusals
+    }
+
+    /// Waits until it carries nothing any more, though it was not dropped and the VM's end of the line is open: what
+    /// came from there made no sense, or there is a defect. For one at a time; cancel-safe.
+    pub async fn failed(&self) {
+        std::future::poll_fn(|context| self.failure.poll(context)).await;
     }
 }
 

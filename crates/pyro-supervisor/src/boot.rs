@@ -45,7 +45,7 @@ pub(crate) struct Vm {
     pub(crate) guest: Link,
     pub(crate) console: Console,
     pub(crate) monitor: Monitor,
-    network: VmNetwork,
+    pub(crate) network: VmNetwork,
     /// The memory of the template it was restored from, which other VMs may borrow.
     frozen_memory: Option<OwnedFd>,
 }
@@ -110,6 +110,16 @@ pub(crate) enum VmNetwork {
     /// Nobody yet: packets wait in the line, and then in the guest. A template never gets further.
     Unserved(std::os::unix::net::UnixStream),
     Served(RunningNetwork),
+}
+
+impl VmNetwork {
+    /// Waits until it carries nothing any more, which it should. Cancel-safe.
+    pub(crate) async fn failed(&self) {
+        match self {
+            Self::Served(network) => network.failed().await,
+            Self::None | Self::Unserved(_) => std::future::pending().await,
+        }
+    }
 }
 
 /// The host's ends of a machine's sockets, made before the machine.

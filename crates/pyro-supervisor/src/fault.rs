@@ -24,6 +24,8 @@ pub(crate) enum GuestFault {
     Deaf,
     #[error("the guest did not end a command within {} seconds", KILL_GRACE.as_secs())]
     Unresponsive,
+    #[error("the VM's network broke down over what the guest had sent")]
+    NetworkFailed,
 }
 
 /// The client did what an honest client never does.

@@ -40,6 +40,7 @@ impl Vm {
                 Err(error) => MachineEvent::Gone(Gone::GuestLinkLost(error)),
             },
             end = self.qemu.wait() => MachineEvent::Gone(Gone::QemuEnded(end)),
+            () = self.network.failed() => MachineEvent::Gone(Gone::GuestFaulty(GuestFault::NetworkFailed)),
             never = self.console.pump() => match never {},
             never = self.monitor.pump() => match never {},
         }

@@ -3,8 +3,13 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Wake};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
-use pyro_network::PreparedNetwork;
+use pyro_network::{PreparedNetwork, RunningNetwork};
 use pyro_protocol::layout::network::GATEWAY_V4;
 use pyro_protocol::network::PublishedPort;
 
@@ -46,7 +51,7 @@ fn a_length_that_no_frame_has_ends_the_network() {
     let network = PreparedNetwork::new(spec(&[])).unwrap().start(theirs).unwrap();
     ours.write_all(&[0xff; 4]).unwrap();
     assert_eq!(std::io::Read::read(&mut ours, &mut [0; 1]).unwrap(), 0);
-    drop(network);
+    until_it_has_failed(&network);
 }
 
 #[test]
@@ -64,10 +69,29 @@ fn frames_that_make_no_sense_change_nothing() {
     guest.connected((GATEWAY_V4, server.local_addr().unwrap().port()));
 }
 
+/// Its owner is woken.
+fn until_it_has_failed(network: &RunningNetwork) {
+    struct Owner(Thread);
+
+    impl Wake for Owner {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Arc::new(Owner(std::thread::current())).into();
+    let mut failed = pin!(network.failed());
+    let end = Instant::now() + Duration::from_mins(1);
+    while failed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        std::thread::park_timeout(end.saturating_duration_since(Instant::now()));
+        assert!(Instant::now() < end, "nobody is told");
+    }
+}
+
 /// A connection attempt is answered by the kernel, so it can be repeated without waiting.
 fn until_nobody_listens(port: u16) {
-    let end = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    let end = Instant::now() + Duration::from_mins(1);
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
-        assert!(std::time::Instant::now() < end, "it still listens");
+        assert!(Instant::now() < end, "it still listens");
     }
 }

@@ -103,6 +103,17 @@ fn an_agent_that_breaks_the_protocol_is_a_lost_vm() {
 }
 
 #[test]
+fn a_machine_that_breaks_its_network_is_a_lost_vm() {
+    let host = Host::new();
+    let case = "sends packets longer than any";
+    let outcome = outcome_of(pyro_with(&host, &["--network", "--json"], case), case);
+    let error = outcome.json_error();
+    assert_is_lost_vm(case, &error);
+    let cause = "the VM's network broke down over what the guest had sent";
+    assert_eq!(error["causes"][0], cause, "{error:#}");
+}
+
+#[test]
 fn a_machine_that_ends_or_falls_silent_during_a_run_is_a_lost_vm() {
     let host = Host::new();
     let cases = [

@@ -9,7 +9,7 @@ use pyro_protocol::handshake::{Hello, STALE_BYTES_MAX, VERSION, Welcome};
 use pyro_protocol::run::{ExitStatus, RunId, Stream};
 
 use crate::flood;
-use crate::guest::{Guest, die};
+use crate::guest::{Guest, die, send_to_network};
 
 /// Cases by name.
 pub(crate) type Table<Misbehave> = [(&'static str, Misbehave)];
@@ -119,6 +119,7 @@ pub(crate) const RUN: &Table<fn(&mut Guest, RunId)> = &[
     ("sends a frame of an unknown kind", |guest, run| {
         guest.send_frame(UNKNOWN_KIND, run, 0, &[]);
     }),
+    ("sends packets longer than any", |_, _| send_to_network(&[0xff; 4])),
     ("sends half a frame and dies", |guest, run| {
         guest.send_frame(STDOUT, run, 1000, b"half");
         die();

@@ -16,6 +16,12 @@ use crate::sys::inherited_socket;
 const PORT_FD: i32 = 3;
 const CONSOLE_FD: i32 = 4;
 pub(crate) const MONITOR_FD: i32 = 5;
+const NETWORK_FD: i32 = 10;
+
+/// Writes into the line of QEMU's network device. Only once, where there is one.
+pub(crate) fn send_to_network(bytes: &[u8]) {
+    inherited_socket(NETWORK_FD).write_all(bytes).unwrap();
+}
 
 pub(crate) struct Guest {
     pub(crate) port: UnixStream,
