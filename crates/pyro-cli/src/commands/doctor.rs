@@ -1,5 +1,6 @@
 //! `pyro doctor`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use pyro_core::{
@@ -8,7 +9,7 @@ use pyro_core::{
 };
 
 use crate::arguments::OutputArguments;
-use crate::terminal::{self, BOLD, GREEN, RED, YELLOW};
+use crate::terminal::{self, BOLD, GREEN, RED, YELLOW, escaped};
 
 /// Whether to change anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,19 +49,25 @@ fn examine(mode: Mode) -> Result<DoctorReport, PyroError> {
 fn text(mode: Mode, report: &DoctorReport) -> String {
     let mut text = match mode {
         Mode::Look => String::new(),
+        // What could not be put right has a check of its own.
+        Mode::Repair if report.fixed.is_empty() && has_check(report, "fix") => String::new(),
         Mode::Repair => fixed(&report.fixed),
     };
     for check in &report.checks {
         text += &line(check);
         for detail in details(check, report) {
-            text += &format!("{:22}{detail}\n", "");
+            text += &format!("{:22}{}\n", "", escaped(&detail));
         }
         if let Some(remedy) = &check.remedy {
-            text += &format!("{:22}remedy: {remedy}\n", "");
+            text += &format!("{:22}remedy: {}\n", "", escaped(remedy));
         }
     }
     let verdict = if report.runtime_ok { "VMs can run here" } else { "VMs can NOT run here" };
     format!("{text}\n{BOLD}{verdict}{BOLD:#}\n")
+}
+
+fn has_check(report: &DoctorReport, name: &str) -> bool {
+    report.checks.iter().any(|check| check.name == name)
 }
 
 fn line(check: &Check) -> String {
@@ -69,7 +76,8 @@ fn line(check: &Check) -> String {
         CheckStatus::Warn => (YELLOW, "WARN"),
         CheckStatus::Fail => (RED, "FAIL"),
     };
-    format!("  {style}{mark}{style:#} {:<14} {}\n", check.name, check.reason)
+    // It may have the words of other programs, and names of files.
+    format!("  {style}{mark}{style:#} {:<14} {}\n", check.name, escaped(&check.reason))
 }
 
 /// What people want to know beyond a check's reason.
@@ -113,12 +121,13 @@ fn fixed(fixes: &[Fix]) -> String {
     if fixes.is_empty() {
         return "There was nothing to put right.\n\n".to_owned();
     }
+    let shown = |path: &Path| escaped(&path.display().to_string());
     let said = fixes.iter().map(|fix| match fix {
         Fix::Removed { kind: LeftoverKind::Template, path } => {
-            format!("removed a template that nobody can use: {}\n", path.display())
+            format!("removed a template that nobody can use: {}\n", shown(path))
         }
-        Fix::Removed { kind, path } => format!("removed {}: {}\n", left(*kind), path.display()),
-        Fix::Made { path } => format!("made the directory {}\n", path.display()),
+        Fix::Removed { kind, path } => format!("removed {}: {}\n", left(*kind), shown(path)),
+        Fix::Made { path } => format!("made the directory {}\n", shown(path)),
     });
     said.collect::<String>() + "\n"
 }

@@ -156,6 +156,32 @@ fn the_doctor_makes_missing_directories_and_removes_what_killed_processes_left_w
 }
 
 #[test]
+fn names_of_files_have_no_power_over_the_terminal() {
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("a\u{1b}[2J\n  PASS b");
+    let variables = [("PYRO_STATE_DIR", state.to_str().unwrap())];
+    for options in [["doctor", "--fix"].as_slice(), &["doctor"]] {
+        let text = pyro_with(&variables, options).stdout;
+        assert!(text.contains("a\\u{1b}[2J\\n  PASS b"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_put_right_is_not_said_to_be_in_order() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let below = file.path().join("below");
+    let variables = ["PYRO_ENVIRONMENT_CACHE_DIR", "PYRO_STATE_DIR"]
+        .map(|name| (name, below.to_str().unwrap()));
+    let outcome = pyro_with(&variables, &["doctor", "--fix"]);
+    assert_eq!(outcome.exit_code, 1);
+    let text = outcome.stdout;
+    assert!(text.contains("WARN fix "), "{text}");
+    assert!(text.contains("FAIL directories "), "{text}");
+    assert!(!text.contains("nothing to put right"), "{text}");
+}
+
+#[test]
 fn what_is_in_use_is_not_put_right() {
     let home = tempfile::tempdir().unwrap();
     let variables = [("PYRO_STATE_DIR", home.path().to_str().unwrap())];
