@@ -85,13 +85,21 @@ enum Turn {
     Stopped,
     /// Another one is started beside it.
     Another,
+    /// Another one is started, and it cannot answer that.
+    Frozen,
     /// Another `pyro warm` is killed while it starts.
     StarterKilled,
     StarterInterrupted,
 }
 
-const TURNS: [Turn; 5] =
-    [Turn::Killed, Turn::Stopped, Turn::Another, Turn::StarterKilled, Turn::StarterInterrupted];
+const TURNS: [Turn; 6] = [
+    Turn::Killed,
+    Turn::Stopped,
+    Turn::Another,
+    Turn::Frozen,
+    Turn::StarterKilled,
+    Turn::StarterInterrupted,
+];
 
 #[test]
 fn each_spare_is_used_once_and_nothing_is_left_whoever_is_killed() {
@@ -374,22 +382,36 @@ impl Keeping<'_> {
         }
     }
 
+    /// Those who say that they keep spares.
+    fn keepers(&self) -> Vec<Process> {
+        let range = self.stampede.range;
+        let status = range.json(&["warm", "--status", "--json"]);
+        let pids: Vec<_> =
+            status["keepers"].as_array().unwrap().iter().map(|it| it["pid"].clone()).collect();
+        let mut processes = range.vms().family();
+        processes.retain(|process| pids.iter().any(|pid| *pid == process.pid()));
+        processes
+    }
+
     #[allow(clippy::disallowed_methods, reason = "any moment will do, and that is the point")]
     fn take(&mut self, turn: Turn) {
         let stampede = self.stampede;
         let count = if self.chance.one_in(2) { 2 } else { 4 };
         match turn {
             Turn::Killed => {
-                let status = stampede.range.json(&["warm", "--status", "--json"]);
-                for keeper in status["keepers"].as_array().unwrap() {
-                    let family = stampede.range.vms().family();
-                    let is_it = |process: &&Process| keeper["pid"] == process.pid();
-                    if let Some(keeper) = family.iter().find(is_it) {
-                        keeper.kill_if_there();
-                        assert!(keeper.ends_within(NOTICED));
-                    }
+                for keeper in self.keepers() {
+                    keeper.kill_if_there();
+                    assert!(keeper.ends_within(NOTICED));
                 }
                 stampede.warm(count).ends_well();
+            }
+            Turn::Frozen => {
+                let keepers = self.keepers();
+                keepers.iter().for_each(Process::stop);
+                // Where its own spares were hit, it has not come to that.
+                if stampede.warm(count).ends_well() {
+                    assert!(keepers.iter().all(|keeper| keeper.ends_within(NOTICED)));
+                }
             }
             Turn::Stopped => {
                 stampede.range.json(&["warm", "--stop", "--json"]);
