@@ -89,13 +89,15 @@ impl Place {
         let basis = basis(&version)?;
         let stamp = stamp(&basis)?;
         let published = directory()?;
+        let work = workspace::target()?.join("guest-kernel");
         if fs_err::read_to_string(published.join(STAMP)).is_ok_and(|found| found == stamp) {
             println!("    they are there, and nothing has changed since");
+            // Of a build that was interrupted when it had published them.
+            remove(&work)?;
             return Ok(None);
         }
         // Nobody takes what is out of date for what was asked for.
         remove(&published)?;
-        let work = workspace::target()?.join("guest-kernel");
         let source = work.join(PACKAGE);
         let marker = work.join("basis");
         if fs_err::read_to_string(&marker).is_ok_and(|found| found == basis) {
