@@ -36,9 +36,12 @@ impl Step {
                 Measure::Unknown,
             ),
             PullProgress::Downloading { artefact, bytes_done, bytes_total } => (
-                format!("{}: downloading packages", artefact_text(*artefact)),
+                format!("{}: downloading", artefact_text(*artefact)),
                 Measure::Bytes { done: *bytes_done, total: *bytes_total },
             ),
+            PullProgress::Unpacking => {
+                ("root filesystem: unpacking packages".to_owned(), Measure::Unknown)
+            }
             PullProgress::Installing { packages_done, packages_total, package } => (
                 "root filesystem: installing packages".to_owned(),
                 Measure::Count {

@@ -83,6 +83,10 @@ impl Transcript {
         if line == "I: running apt-get update..." {
             return Some(PullProgress::UpdatingPackageLists { artefact: self.artefact });
         }
+        if line == "I: extracting archives..." {
+            let is_system = self.artefact == Artefact::RootFilesystem;
+            return is_system.then_some(PullProgress::Unpacking);
+        }
         if let Some(rest) = line.strip_prefix("Need to get ") {
             // `22.3 MB of archives.`, or `3 MB/22.3 MB of …` with a cache.
             self.download.begin_round(human_bytes(rest.split(['/', 'o']).next()?)?);
@@ -246,6 +250,7 @@ Need to get 2.8 MB of archives.
 Get:1 http://m.example/debian bookworm/main amd64 libc6 amd64 2.36-9 [2700 kB]
 Get:2 http://m.example/debian bookworm/main amd64 gcc-12-base amd64 12.2.0-14 [100 kB]
 Fetched 2.8 MB in 3s (6834 kB/s)
+I: extracting archives...
 Unpacking libc6:amd64 (2.36-9) ...
 Setting up libc6:amd64 (2.36-9) ...
 0 upgraded, 1 newly installed, 0 to remove and 0 not upgraded.
@@ -264,6 +269,7 @@ Setting up apt (2.6.1) ...
                 downloading(0, 2_800_000),
                 downloading(2_700_000, 2_800_000),
                 downloading(2_800_000, 2_800_000),
+                PullProgress::Unpacking,
                 installing(0, 1, "libc6"),
                 installing(1, 1, "libc6"),
                 downloading(2_800_000, 3_800_000),

@@ -29,6 +29,8 @@ pub enum PullProgress {
         bytes_done: u64,
         bytes_total: u64,
     },
+    /// The packages that are needed to install any are being unpacked.
+    Unpacking,
     Installing {
         packages_done: u32,
         packages_total: u32,

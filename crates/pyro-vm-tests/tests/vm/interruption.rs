@@ -61,7 +61,7 @@ fn a_signal_during_a_pull_ends_everything() {
     let run = ["run", BASE, "--", "true"];
     let moments = [
         (&pull[..], "root filesystem: installing packages"),
-        (&run, "root filesystem: downloading packages"),
+        (&run, "root filesystem: downloading"),
         (&pull, "root filesystem: reading signed package lists"),
     ];
     for ((signal, code), (arguments, moment)) in SIGNALS.into_iter().zip(moments) {
