@@ -16,6 +16,8 @@ mod commands;
 
 mod escape;
 
+mod folding;
+
 mod interrupt;
 
 mod lent_terminal;

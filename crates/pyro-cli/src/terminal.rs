@@ -1,6 +1,7 @@
 //! The only place that prints: data to standard output, everything pyro says itself to standard error.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -8,6 +9,7 @@ use pyro_core::PyroError;
 use serde::Serialize;
 
 use crate::arguments::{EXEC_EXAMPLE, RUN_EXAMPLE};
+use crate::folding::folded;
 
 /// Errors.
 pub(crate) const RED: Style = AnsiColor::Red.on_default().bold();
@@ -42,6 +44,22 @@ pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
 pub(crate) fn say(text: &str) {
     // Where standard error cannot be written, there is no place left to say so.
     write(anstream::stderr(), text).ok();
+}
+
+/// How wide the terminal is, if `stream` is one and says so.
+pub(crate) fn columns(stream: impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// A line for standard output. Where that is a terminal which is not as wide, it goes on `indent` columns deep.
+pub(crate) fn line(indent: usize, text: &str) -> String {
+    folded(text, columns(io::stdout()), indent) + "\n"
+}
+
+/// The same for standard error.
+pub(crate) fn remark(indent: usize, text: &str) -> String {
+    folded(text, columns(io::stderr()), indent) + "\n"
 }
 
 /// A text that a guest or an agent chose, in one line and without power over the terminal. Other characters stay.
@@ -111,15 +129,15 @@ pub(crate) fn fail(failure: &PyroError, json: bool) {
         exit_code(printed, ExitCode::FAILURE, EXIT_CODE_OWN_FAILURE);
         return;
     }
-    let mut text = format!("{RED}error:{RED:#} {}\n", paragraph(&failure.message));
+    let mut text = remark(7, &format!("{RED}error:{RED:#} {}", paragraph(&failure.message)));
     for cause in &failure.causes {
-        text += &format!("  caused by: {}\n", paragraph(cause));
+        text += &remark(4, &format!("  caused by: {}", paragraph(cause)));
     }
     if !failure.hints.is_empty() {
         text += "\n";
     }
     for hint in &failure.hints {
-        text += &format!("{BOLD}hint:{BOLD:#} {}\n", paragraph(hint));
+        text += &remark(6, &format!("{BOLD}hint:{BOLD:#} {}", paragraph(hint)));
     }
     say(&text);
 }
@@ -152,7 +170,7 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     } else {
         say(&error.render().ansi().to_string());
         if let Some(hint) = hint {
-            say(&format!("\n{BOLD}hint:{BOLD:#} {hint}\n"));
+            say(&format!("\n{}", remark(6, &format!("{BOLD}hint:{BOLD:#} {hint}"))));
         }
     }
     // Whoever runs a command in a VM must be able to tell its exit codes from ours.

@@ -11,6 +11,9 @@ use pyro_core::{
 use crate::arguments::OutputArguments;
 use crate::terminal::{self, BOLD, GREEN, RED, YELLOW, escaped};
 
+/// Where the reason of a check begins, and what belongs to it.
+const REASON_COLUMN: usize = 22;
+
 /// Whether to change anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -56,10 +59,10 @@ fn text(mode: Mode, report: &DoctorReport) -> String {
     for check in &report.checks {
         text += &line(check);
         for detail in details(check, report) {
-            text += &format!("{:22}{}\n", "", escaped(&detail));
+            text += &below(&escaped(&detail));
         }
         if let Some(remedy) = &check.remedy {
-            text += &format!("{:22}remedy: {}\n", "", escaped(remedy));
+            text += &below(&format!("remedy: {}", escaped(remedy)));
         }
     }
     let verdict = if report.runtime_ok { "VMs can run here" } else { "VMs can NOT run here" };
@@ -77,7 +80,13 @@ fn line(check: &Check) -> String {
         CheckStatus::Fail => (RED, "FAIL"),
     };
     // It may have the words of other programs, and names of files.
-    format!("  {style}{mark}{style:#} {:<14} {}\n", check.name, escaped(&check.reason))
+    let reason = escaped(&check.reason);
+    let text = format!("  {style}{mark}{style:#} {:<14} {reason}", check.name);
+    terminal::line(REASON_COLUMN, &text)
+}
+
+fn below(text: &str) -> String {
+    terminal::line(REASON_COLUMN + 2, &format!("{:REASON_COLUMN$}{text}", ""))
 }
 
 /// What people want to know beyond a check's reason.

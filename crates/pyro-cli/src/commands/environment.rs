@@ -10,7 +10,7 @@ use pyro_core::{
 use super::{Ended, show};
 use crate::arguments::{ArchiveArguments, EnvironmentCommand, OutputArguments};
 use crate::progress::Display;
-use crate::terminal::BOLD;
+use crate::terminal::{self, BOLD};
 
 pub(crate) fn execute(command: EnvironmentCommand) -> ExitCode {
     match command {
@@ -67,15 +67,18 @@ fn list_text(list: &EnvironmentList) -> String {
         format!("{BOLD}{:<18} {:<10} {:>8}  DESCRIPTION{BOLD:#}\n", "NAME", "STATE", "SIZE");
     for entry in &list.environments {
         let size = entry.rootfs_bytes.map(megabytes).unwrap_or_default();
-        text +=
-            &format!("{:<18} {:<10} {size:>8}  {}\n", entry.name, state(entry), entry.description);
+        let state = state(entry);
+        let line = format!("{:<18} {state:<10} {size:>8}  {}", entry.name, entry.description);
+        text += &terminal::line(39, &line);
     }
     text
 }
 
 fn inspect_text(entry: &EnvironmentEntry) -> String {
     let mut text = format!("{BOLD}{}{BOLD:#} {}\n", entry.name, entry.version);
-    let mut field = |name: &str, value: &str| text += &format!("  {name:<14} {value}\n");
+    let mut field = |name: &str, value: &str| {
+        text += &terminal::line(17, &format!("  {name:<14} {value}"));
+    };
     field("description", entry.description);
     field("packages", &entry.default_packages.join(" "));
     field("distribution", &format!("{} {}", entry.distribution, entry.distribution_version));

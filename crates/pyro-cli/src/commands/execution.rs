@@ -35,7 +35,8 @@ pub(super) fn show<T: Serialize>(
                 // With a terminal there is none unless it was asked for.
                 let default = Timeout::DEFAULT.get().as_secs_f64();
                 let seconds = command.timeout_seconds.unwrap_or(default);
-                let limit = format!("{seconds} seconds (--timeout-seconds)");
+                let unit = if (seconds - 1.0).abs() < f64::EPSILON { "second" } else { "seconds" };
+                let limit = format!("{seconds} {unit} (--timeout-seconds)");
                 terminal::say(&format!("pyro: command ended after {limit}\n"));
             }
             code
@@ -57,14 +58,14 @@ fn refusals(outcome: &ExecOutcome) -> String {
     let mut text = String::new();
     for refusal in &outcome.network_refusals {
         // The guest chose names.
-        text += &format!("pyro: network: {}", escaped(&refusal.summary));
+        let mut line = format!("pyro: network: {}", escaped(&refusal.summary));
         if refusal.count > 1 {
-            text += &format!(" ({} times)", refusal.count);
+            line += &format!(" ({} times)", refusal.count);
         }
         if let Some(arguments) = &refusal.allow_with {
-            text += &format!("; allow it: {}", arguments.as_options());
+            line += &format!("; allow it: {}", arguments.as_options());
         }
-        text.push('\n');
+        text += &terminal::remark(6, &line);
     }
     if outcome.network_refusals_left_out > 0 {
         text += &format!("pyro: network: {} more refused\n", outcome.network_refusals_left_out);

@@ -8,8 +8,14 @@ use super::show;
 use crate::arguments::LogsArguments;
 use crate::terminal::{self, BOLD};
 
-/// Of a command's text, so that a line stays one.
-const COMMAND_CHARACTERS_MAX: usize = 60;
+/// Of a command's text, where no terminal says how many have room in a line.
+const COMMAND_CHARACTERS: usize = 60;
+
+/// Of it at least, however narrow the terminal is.
+const COMMAND_CHARACTERS_MIN: usize = 20;
+
+/// Where the commands begin.
+const COMMAND_COLUMN: usize = 43;
 
 pub(crate) fn logs(arguments: &LogsArguments) -> ExitCode {
     let output = arguments.output;
@@ -59,6 +65,9 @@ fn list_text(list: &RunList) -> String {
         "{BOLD}{:>4}  {:<8} {:>4} {:>10} {:>10}  COMMAND{BOLD:#}\n",
         head.0, head.1, head.2, head.3, head.4
     );
+    let room = terminal::columns(std::io::stdout()).map_or(COMMAND_CHARACTERS, |columns| {
+        columns.saturating_sub(COMMAND_COLUMN).max(COMMAND_CHARACTERS_MIN)
+    });
     for run in &list.runs {
         let exit = run.exit_code.map(|code| code.to_string()).unwrap_or_default();
         text += &format!(
@@ -67,7 +76,7 @@ fn list_text(list: &RunList) -> String {
             state(run),
             run.stdout_bytes.unwrap_or(run.stdout_kept_bytes),
             run.stderr_bytes.unwrap_or(run.stderr_kept_bytes),
-            short(&run.command)
+            short(&run.command, room)
         );
     }
     text
@@ -82,14 +91,14 @@ fn state(run: &RunInfo) -> &'static str {
     }
 }
 
-/// One line of a command, cut where it is long.
-fn short(command: &str) -> String {
+/// One line of a command, with at most so many characters.
+fn short(command: &str, characters_max: usize) -> String {
     let line = command.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = terminal::escaped(&line);
-    match line.char_indices().nth(COMMAND_CHARACTERS_MAX) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
+    if line.chars().count() <= characters_max {
+        return line;
     }
+    line.chars().take(characters_max.saturating_sub(1)).chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -98,9 +107,9 @@ mod tests {
 
     #[test]
     fn a_command_is_one_line_without_power_over_the_terminal() {
-        assert_eq!(short("echo a\n  echo \u{1b}[2Jb"), r"echo a echo \u{1b}[2Jb");
-        let long = short(&"\u{1b}".repeat(COMMAND_CHARACTERS_MAX));
-        assert_eq!(long.chars().count(), COMMAND_CHARACTERS_MAX + 1);
+        assert_eq!(short("echo a\n  echo \u{1b}[2Jb", 60), r"echo a echo \u{1b}[2Jb");
+        let long = short(&"\u{1b}".repeat(60), 60);
+        assert_eq!(long.chars().count(), 60);
         assert!(long.ends_with('…'), "{long}");
     }
 }

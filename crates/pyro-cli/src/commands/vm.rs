@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{Ended, execution, logs, requests, show};
 use crate::arguments::{CreateArguments, EXEC_EXAMPLE, ExecArguments, OutputArguments, VmCommand};
 use crate::progress::Display;
-use crate::terminal::{BOLD, escaped};
+use crate::terminal::{self, BOLD, escaped};
 
 pub(crate) fn execute(command: VmCommand) -> ExitCode {
     match command {
@@ -190,7 +190,9 @@ fn network_text(network: &NetworkInfo) -> String {
         NetworkInfo::On(network) => network,
     };
     let mut text = format!("{BOLD}{}{BOLD:#} has a network\n", network.vm_id);
-    let mut field = |name: &str, value: &str| text += &format!("  {name:<14} {value}\n");
+    let mut field = |name: &str, value: &str| {
+        text += &terminal::line(17, &format!("  {name:<14} {value}"));
+    };
     field("guest", &format!("{} in {}", network.guest_ip, network.subnet_cidr));
     field("gateway", &network.gateway_ip.to_string());
     for port in &network.published {

@@ -69,8 +69,8 @@ fn started_text(started: &StartedKeeper) -> String {
 fn status_text(status: &WarmStatus) -> String {
     let mut text = String::new();
     for keeper in &status.keepers {
-        text += &format!(
-            "{}  keeps {} of {}, {}, for {} more minutes (process {})\n",
+        let line = format!(
+            "{}  keeps {} of {}, {}, for {} more minutes (process {})",
             keeper.keeper_id,
             spares(keeper.count),
             keeper.environment,
@@ -78,6 +78,7 @@ fn status_text(status: &WarmStatus) -> String {
             whole_minutes(keeper),
             keeper.pid
         );
+        text += &terminal::line(keeper.keeper_id.len() + 2, &line);
     }
     for spare in &status.spares {
         text += &format!(

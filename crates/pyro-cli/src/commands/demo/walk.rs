@@ -290,7 +290,7 @@ impl Screen {
         let mut text = String::new();
         let heads = std::iter::once(format!("{BOLD}{name:<8}{BOLD:#}{:>8}", time(duration)));
         for (head, line) in heads.chain(std::iter::repeat(" ".repeat(16))).zip(lines) {
-            text += &format!("{head}   {line}\n");
+            text += &terminal::line(21, &format!("{head}   {line}"));
         }
         self.print(&text);
         match &*self.printed.borrow() {
