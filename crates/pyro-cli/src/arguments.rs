@@ -77,7 +77,7 @@ Examples:
 #[command(after_help = "\
 The command's output is streamed as it comes, its standard input is this one's.
 
-Exit codes: the command's own; 124 if it ran out of time; 128 + N if signal N killed it;
+Exit codes: the command's own; 124 if it ran out of time; 128 + N if signal N killed it; \
 125 if pyro itself could not run it.")]
 pub(crate) struct RunArguments {
     /// The environment, for instance `debian:12`; see `pyro env list`
@@ -204,8 +204,8 @@ pub(crate) struct VmIdArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What a command wrote is kept until its VM is deleted: of each stream the first 64 MiB, of all
-commands of a VM the latest 200 and 256 MiB. Standard output comes on standard output, standard
+What a command wrote is kept until its VM is deleted: of each stream the first 64 MiB, of all \
+commands of a VM the latest 200 and 256 MiB. Standard output comes on standard output, standard \
 error on standard error.
 
 Examples:
@@ -222,14 +222,14 @@ pub(crate) struct LogsArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command's output is streamed as it comes, its standard input is this one's. The VM goes on
+The command's output is streamed as it comes, its standard input is this one's. The VM goes on \
 afterwards; the command ends with this process.
 
 Examples:
   pyro vm exec -it $id -- bash
   pyro vm exec -e GREETING=hi -w /tmp $id -- sh -c 'echo $GREETING from $PWD'
 
-Exit codes: the command's own; 124 if it ran out of time; 128 + N if signal N killed it;
+Exit codes: the command's own; 124 if it ran out of time; 128 + N if signal N killed it; \
 125 if pyro itself could not run it.")]
 pub(crate) struct ExecArguments {
     /// As printed by `pyro vm create`; see `pyro vm list`
@@ -245,9 +245,9 @@ pub(crate) struct ExecArguments {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A spare is a VM that was restored ahead and stands still: some 75 MB of memory, no CPU. `pyro run`
-and every other surface take one where it fits, each is used once, and it is replaced afterwards.
-They are kept by a process in the background, which ends when the time is over or with --stop,
+A spare is a VM that was restored ahead and stands still: some 75 MB of memory, no CPU. `pyro run` \
+and every other surface take one where it fits, each is used once, and it is replaced afterwards. \
+They are kept by a process in the background, which ends when the time is over or with --stop, \
 or when another one keeps spares of the same kind instead: the last `pyro warm` counts.
 
 Examples:
@@ -385,6 +385,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn texts_below_the_options_leave_it_to_the_terminal_to_break_them() {
+        let mut commands = vec![Arguments::command()];
+        while let Some(command) = commands.pop() {
+            commands.extend(command.get_subcommands().cloned());
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            for (line, next) in lines.iter().zip(&lines[1.min(lines.len())..]) {
+                let is_paragraph = line.is_empty() || next.is_empty() || next.starts_with("  ");
+                assert!(is_paragraph, "{}: {line}", command.get_name());
+            }
+            // An example is to be copied as one line.
+            for line in lines.iter().filter(|line| line.starts_with("  ")) {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+        }
     }
 
     #[test]

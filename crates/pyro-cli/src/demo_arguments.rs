@@ -15,7 +15,7 @@ Examples:
   pyro demo
   pyro demo --json
   pyro demo --network --probe example.com:80
-  pyro demo --network --allow-cidr 127.0.0.1:8080 --probe host.pyro.internal:8080
+  pyro demo --network --allow-cidr 127.0.0.1:80 --probe host.pyro.internal:80
   pyro demo ollama --model qwen3:4b")]
 pub(crate) struct DemoArguments {
     #[command(subcommand)]
@@ -49,8 +49,8 @@ pub(crate) struct WalkArguments {
 pub(crate) enum DemoCommand {
     /// Have a model call the tools of the MCP server, through Ollama or another endpoint of its kind
     #[command(after_help = "\
-The model gets the tools that `pyro mcp serve --profile run --no-network` offers, and is asked for
-something that it can only know by running a command. What happens is printed line by line, the
+The model gets the tools that `pyro mcp serve --profile run --no-network` offers, and is asked for \
+something that it can only know by running a command. What happens is printed line by line, the \
 last one begins with [summary]. A key in OPENAI_API_KEY is sent to https URLs and to this host only.
 
 Examples:

@@ -22,7 +22,7 @@ Examples:
     Serve(Box<ServeArguments>),
     /// Print the configuration with which a client uses the server, or install it
     #[command(after_help = "\
-What follows `--` are options of `pyro mcp serve`, with which the client then starts it. With `--url` the client looks
+What follows `--` are options of `pyro mcp serve`, with which the client then starts it. With `--url` the client looks \
 for the token in the environment variable PYRO_MCP_TOKEN; no secret is written.
 
 Examples:
