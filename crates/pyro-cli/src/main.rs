@@ -22,6 +22,8 @@ mod interrupt;
 
 mod lent_terminal;
 
+mod moving_line;
+
 mod progress;
 
 mod terminal;

@@ -2,23 +2,20 @@
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use pyro_core::{
     Accelerator, LaunchReport, Measure, Progress, PublishedPort, PyroError, StartKind, Step,
 };
 
 use crate::arguments::OutputArguments;
-use crate::terminal::{self, YELLOW, escaped, paragraph};
-
-/// How often a moving line is drawn while nothing happens, so that it is seen to live.
-const TICK: Duration = Duration::from_millis(100);
+use crate::moving_line::MovingLine;
+use crate::terminal::{self, YELLOW, escaped, paragraph, remark};
 
 /// Shows progress as it is reported.
 pub(crate) struct Display {
     output: OutputArguments,
-    bar: Option<ProgressBar>,
+    /// Not where a program reads the outcome.
+    line: Option<MovingLine>,
     /// The steps that were shown: without a moving line each is shown once, though downloading and
     /// installing alternate.
     shown: Mutex<HashSet<String>>,
@@ -26,11 +23,9 @@ pub(crate) struct Display {
 
 impl Display {
     pub(crate) fn new(output: OutputArguments) -> Self {
-        // With a style from the start: the default one would be seen for a moment.
-        let bar = ProgressBar::no_length().with_style(style("{spinner}"));
-        // Hidden where standard error is no terminal.
-        let bar = (!output.quiet && !bar.is_hidden()).then_some(bar);
-        Self { output, bar, shown: Mutex::default() }
+        let is_wanted = !output.quiet && !output.json;
+        let line = is_wanted.then(MovingLine::at_terminal).flatten();
+        Self { output, line, shown: Mutex::default() }
     }
 
     pub(crate) fn show(&self, progress: Progress) {
@@ -38,13 +33,13 @@ impl Display {
             Progress::Pull(step) => self.step(&Step::of_pull(&step)),
             Progress::Launch(phase) => {
                 // Without a terminal a start of a few seconds is not worth a line in a log.
-                if self.bar.is_some() || self.output.verbose {
+                if self.line.is_some() || self.output.verbose {
                     self.step(&Step::of_launch(phase));
                 }
             }
             Progress::SpareFailed { reason } => {
                 if !self.output.quiet {
-                    terminal::say(&spare_failed_text(&reason));
+                    self.say(&spare_failed_text(&reason));
                 }
             }
             Progress::VmReady { vm_id, accelerator, report } => {
@@ -75,8 +70,15 @@ impl Display {
 
     /// Takes the moving line away, for good.
     pub(crate) fn clear(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(line) = &self.line {
+            line.clear();
+        }
+    }
+
+    fn say(&self, text: &str) {
+        match &self.line {
+            Some(line) => line.above(|| terminal::say(text)),
+            None => terminal::say(text),
         }
     }
 
@@ -84,52 +86,15 @@ impl Display {
         if self.output.quiet {
             return;
         }
-        let is_new = {
-            let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.insert(step.text.clone())
-        };
-        match &self.bar {
-            Some(bar) => {
-                draw(bar, step);
-                bar.enable_steady_tick(TICK);
-            }
-            None if is_new => terminal::say(&format!("pyro: {}\n", step.text)),
-            None => {}
+        if let Some(line) = &self.line {
+            line.show(step);
+            return;
+        }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.insert(step.text.clone()) {
+            terminal::say(&format!("pyro: {}\n", step.text));
         }
     }
-}
-
-fn draw(bar: &ProgressBar, step: &Step) {
-    let (template, message) = match &step.measure {
-        Measure::Unknown => {
-            bar.unset_length();
-            ("{spinner} {msg} {elapsed:.dim}", step.text.clone())
-        }
-        Measure::Growing { bytes } => {
-            bar.unset_length();
-            ("{spinner} {msg} {elapsed:.dim}", format!("{} ({})", step.text, HumanBytes(*bytes)))
-        }
-        Measure::Bytes { done, total } => {
-            bar.set_length(*total);
-            bar.set_position(*done);
-            (
-                "{spinner} {msg} {bar:24} {bytes}/{total_bytes} {bytes_per_sec:.dim}",
-                step.text.clone(),
-            )
-        }
-        Measure::Count { done, total, detail } => {
-            bar.set_length(*total);
-            bar.set_position(*done);
-            let text = format!("{} {done}/{total} {detail}", step.text);
-            ("{spinner} {wide_msg}", text)
-        }
-    };
-    bar.set_style(style(template));
-    bar.set_message(message);
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the templates are valid")
 }
 
 /// The ports that lead to the guest: some were chosen just now.
@@ -162,29 +127,29 @@ fn report_text(vm_id: &str, accelerator: Accelerator, report: &LaunchReport) -> 
 }
 
 fn fallback_text(reason: &PyroError) -> String {
-    format!(
-        "{YELLOW}warning:{YELLOW:#} the VM was booted instead of restored from a template, which is \
-         slower\n  because: {}\n",
-        paragraph(&reason.one_line())
-    )
+    warning("the VM was booted instead of restored from a template, which is slower")
+        + &because(&reason.one_line())
 }
 
 fn spare_failed_text(reason: &PyroError) -> String {
-    format!(
-        "{YELLOW}warning:{YELLOW:#} a spare failed when it was claimed, and another VM is made instead\n  \
-         because: {}\n",
-        paragraph(&reason.one_line())
-    )
+    warning("a spare failed when it was claimed, and another VM is made instead")
+        + &because(&reason.one_line())
 }
 
 fn host_compat_text(reason: &PyroError) -> String {
-    let mut text = format!(
-        "{YELLOW}warning:{YELLOW:#} no VM can be had, running the command on this host WITHOUT any \
-         boundary\n  because: {}\n",
-        paragraph(&reason.message)
-    );
+    let mut text =
+        warning("no VM can be had, running the command on this host WITHOUT any boundary")
+            + &because(&reason.message);
     for cause in &reason.causes {
-        text += &format!("  caused by: {}\n", paragraph(cause));
+        text += &remark(4, &format!("  caused by: {}", paragraph(cause)));
     }
     text
+}
+
+fn warning(text: &str) -> String {
+    remark(9, &format!("{YELLOW}warning:{YELLOW:#} {text}"))
+}
+
+fn because(reason: &str) -> String {
+    remark(4, &format!("  because: {}", paragraph(reason)))
 }

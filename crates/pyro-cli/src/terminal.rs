@@ -46,6 +46,11 @@ pub(crate) fn say(text: &str) {
     write(anstream::stderr(), text).ok();
 }
 
+/// Writes to standard error what moves the cursor of its terminal.
+pub(crate) fn draw(text: &str) -> io::Result<()> {
+    write(io::stderr(), text)
+}
+
 /// How wide the terminal is, if `stream` is one and says so.
 pub(crate) fn columns(stream: impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(stream).ok()?;

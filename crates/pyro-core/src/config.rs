@@ -336,6 +336,11 @@ fn network_settings(
     })
 }
 
+/// Whether the terminal that the user sits at can do no more than print: `TERM` says so, or says nothing.
+pub fn terminal_is_dumb() -> bool {
+    from_process("TERM").is_none_or(|kind| kind == "dumb")
+}
+
 /// A variable of the process's environment; an empty one is none.
 fn from_process(name: &str) -> Option<OsString> {
     #[allow(clippy::disallowed_methods, reason = "this is the place that reads them")]

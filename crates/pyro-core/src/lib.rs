@@ -81,7 +81,7 @@ pub use self::command::{CommandText, GuestPath, Variables, WorkingDirectory};
 pub use self::config::{
     AcceleratorChoice, Config, ConfinementChoice, EndpointSettings, GuestKernelChoice,
     INTERNAL_KEEP_SPARES, INTERNAL_PROBE_CONFINEMENT, INTERNAL_PROBE_KVM, INTERNAL_SUPERVISE,
-    UserDirectories,
+    UserDirectories, terminal_is_dumb,
 };
 pub use self::confinement::{ConfinementReport, probe_confinement};
 pub use self::doctor::{Capabilities, DoctorReport, RuntimeReport, SparesReport};
