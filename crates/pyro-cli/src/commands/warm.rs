@@ -22,7 +22,8 @@ pub(crate) fn execute(arguments: &WarmArguments) -> ExitCode {
         let stopped = super::pyro(None).and_then(|pyro| super::block_on(pyro.stop_keepers())?);
         return super::show(output, stopped, |stopped| match stopped.count {
             0 => "nobody keeps spares\n".to_owned(),
-            count => format!("ended {count}\n"),
+            1 => "1 process has ended, and its spares with it\n".to_owned(),
+            count => format!("{count} processes have ended, and their spares with them\n"),
         });
     }
     match warm(arguments) {
