@@ -9,23 +9,31 @@ const ROOM_COLUMNS_MIN: usize = 24;
 /// By how much a line goes on deeper than it began, where nothing else says how deep.
 const INDENT: usize = 2;
 
-/// Where there is no room for a deeper one. Not that of any line that begins, so that none is taken for one.
+/// Where there is no room beside a deeper one. Not that of any line that begins, so that none is taken for one.
 const INDENT_NARROW: usize = 4;
+
+/// In the place of a space at which no line is broken. No text of others has one: there it would be escaped.
+const JOINT: char = '\u{1f}';
 
 /// Breaks lines that are wider than `columns`. The first one goes on `indent` columns deep, later ones a bit deeper than
 /// they began. Without `columns` all stay as they are.
 ///
-/// What stands in backticks stays whole, so that it can be copied. So does a word for which there is no room: a
+/// What stands in backticks stays whole, so that it can be copied, and so does what [`whole`] made. So does a word for which there is no room: a
 /// terminal breaks it in a way that it can undo.
 pub(crate) fn folded(text: &str, columns: Option<usize>, indent: usize) -> String {
-    let Some(columns) = columns else { return text.to_owned() };
+    let Some(columns) = columns else { return text.replace(JOINT, " ") };
     let lines = text.split('\n').enumerate().map(|(number, line)| {
         let own = line.len() - line.trim_start_matches(' ').len() + INDENT;
         let indent = if number == 0 { indent } else { own };
         let indent = if indent + ROOM_COLUMNS_MIN > columns { INDENT_NARROW } else { indent };
         folded_line(line, columns, indent)
     });
-    lines.collect::<Vec<_>>().join("\n")
+    lines.collect::<Vec<_>>().join("\n").replace(JOINT, " ")
+}
+
+/// A text to be copied without backticks around it, as a part of one to be folded.
+pub(crate) fn whole(text: &str) -> String {
+    text.replace(' ', &JOINT.to_string())
 }
 
 fn folded_line(line: &str, columns: usize, indent: usize) -> String {
@@ -37,9 +45,11 @@ fn folded_line(line: &str, columns: usize, indent: usize) -> String {
         let (gap, after) = rest.split_at(space);
         let (word, after) = after.split_at(word_length(after));
         if used + gap.len() + width(word) > columns && used > indent {
+            // What is to be copied is easier to find if the terminal need not break it.
+            let has_room = indent + width(word) <= columns;
+            used = if has_room { indent } else { indent.min(INDENT_NARROW) };
             folded.push('\n');
-            folded.extend(std::iter::repeat_n(' ', indent));
-            used = indent;
+            folded.extend(std::iter::repeat_n(' ', used));
         } else {
             folded.push_str(gap);
             used += gap.len();
@@ -98,11 +108,14 @@ mod tests {
     #[test]
     fn what_can_be_copied_stays_whole() {
         assert_eq!(
-            folded("hint: install it: `sudo apt-get install qemu-system-x86`", Some(40), 6),
+            folded("hint: install it: `sudo apt-get install qemu-system-x86`", Some(43), 6),
             "hint: install it:\n      `sudo apt-get install qemu-system-x86`"
         );
+        let remedy = format!("remedy: {}", whole("sudo apt-get install util-linux"));
+        assert_eq!(folded(&remedy, Some(35), 4), "remedy:\n    sudo apt-get install util-linux");
+        assert_eq!(folded(&remedy, None, 4), "remedy: sudo apt-get install util-linux");
         let path = format!("it is in /{}", "long/".repeat(20));
-        assert_eq!(folded(&path, Some(40), 6), path.replace("in /", "in\n      /"));
+        assert_eq!(folded(&path, Some(40), 6), path.replace("in /", "in\n    /"));
         let once = "a backtick ` that is never closed quotes nothing";
         assert_eq!(folded(once, Some(40), 2).lines().count(), 2);
     }

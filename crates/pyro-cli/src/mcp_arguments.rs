@@ -59,14 +59,15 @@ pub(crate) struct ServeArguments {
     /// Keep this many VMs ready, of the kind that the last run had (1 to 16); see `pyro warm --help`
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole_number)]
     pub(crate) spares: Option<i64>,
+    // Before those whose headings hold for whatever follows.
+    #[command(flatten)]
+    pub(crate) archive: ArchiveArguments,
     #[command(flatten)]
     pub(crate) pins: PinArguments,
     #[command(flatten)]
     pub(crate) network: NetworkPinArguments,
     #[command(flatten)]
     pub(crate) http: HttpArguments,
-    #[command(flatten)]
-    pub(crate) archive: ArchiveArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -62,7 +62,12 @@ pub(crate) fn line(indent: usize, text: &str) -> String {
     folded(text, columns(io::stdout()), indent) + "\n"
 }
 
-/// The same for standard error.
+/// The same for each line of a text.
+pub(crate) fn lines(indent: usize, text: &str) -> String {
+    text.lines().map(|text| line(indent, text)).collect()
+}
+
+/// A line for standard error, likewise.
 pub(crate) fn remark(indent: usize, text: &str) -> String {
     folded(text, columns(io::stderr()), indent) + "\n"
 }

@@ -9,6 +9,7 @@ use pyro_core::{
 };
 
 use crate::arguments::OutputArguments;
+use crate::folding::whole;
 use crate::terminal::{self, BOLD, GREEN, RED, YELLOW, escaped};
 
 /// Where the reason of a check begins, and what belongs to it.
@@ -62,7 +63,7 @@ fn text(mode: Mode, report: &DoctorReport) -> String {
             text += &below(&escaped(&detail));
         }
         if let Some(remedy) = &check.remedy {
-            text += &below(&format!("remedy: {}", escaped(remedy)));
+            text += &below(&format!("remedy: {}", remedy_text(&escaped(remedy))));
         }
     }
     let verdict = if report.runtime_ok { "VMs can run here" } else { "VMs can NOT run here" };
@@ -83,6 +84,12 @@ fn line(check: &Check) -> String {
     let reason = escaped(&check.reason);
     let text = format!("  {style}{mark}{style:#} {:<14} {reason}", check.name);
     terminal::line(REASON_COLUMN, &text)
+}
+
+/// Commands are there to be copied.
+fn remedy_text(remedy: &str) -> String {
+    let is_command = ["chmod ", "pyro ", "sudo "].iter().any(|word| remedy.starts_with(word));
+    if is_command { whole(remedy) } else { remedy.to_owned() }
 }
 
 fn below(text: &str) -> String {

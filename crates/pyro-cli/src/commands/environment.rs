@@ -14,7 +14,9 @@ use crate::terminal::{self, BOLD};
 
 pub(crate) fn execute(command: EnvironmentCommand) -> ExitCode {
     match command {
-        EnvironmentCommand::List { output } => show(output, list(), list_text),
+        EnvironmentCommand::List { output } => {
+            show(output, list(), |list| terminal::lines(39, &list_text(list)))
+        }
         EnvironmentCommand::Pull { environment, refresh, archive, output } => {
             let mode = if refresh { PullMode::Refresh } else { PullMode::IfMissing };
             match pull(&environment, mode, &archive, output) {
@@ -24,7 +26,7 @@ pub(crate) fn execute(command: EnvironmentCommand) -> ExitCode {
             }
         }
         EnvironmentCommand::Inspect { environment, output } => {
-            show(output, inspect(&environment), inspect_text)
+            show(output, inspect(&environment), |entry| terminal::lines(17, &inspect_text(entry)))
         }
         EnvironmentCommand::Prune { all, output } => {
             let scope = if all { PruneScope::All } else { PruneScope::Stale };
@@ -67,18 +69,15 @@ fn list_text(list: &EnvironmentList) -> String {
         format!("{BOLD}{:<18} {:<10} {:>8}  DESCRIPTION{BOLD:#}\n", "NAME", "STATE", "SIZE");
     for entry in &list.environments {
         let size = entry.rootfs_bytes.map(megabytes).unwrap_or_default();
-        let state = state(entry);
-        let line = format!("{:<18} {state:<10} {size:>8}  {}", entry.name, entry.description);
-        text += &terminal::line(39, &line);
+        text +=
+            &format!("{:<18} {:<10} {size:>8}  {}\n", entry.name, state(entry), entry.description);
     }
     text
 }
 
 fn inspect_text(entry: &EnvironmentEntry) -> String {
     let mut text = format!("{BOLD}{}{BOLD:#} {}\n", entry.name, entry.version);
-    let mut field = |name: &str, value: &str| {
-        text += &terminal::line(17, &format!("  {name:<14} {value}"));
-    };
+    let mut field = |name: &str, value: &str| text += &format!("  {name:<14} {value}\n");
     field("description", entry.description);
     field("packages", &entry.default_packages.join(" "));
     field("distribution", &format!("{} {}", entry.distribution, entry.distribution_version));

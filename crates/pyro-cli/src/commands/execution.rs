@@ -10,6 +10,7 @@ use tokio::io::AsyncRead;
 use super::Ended;
 use crate::arguments::{CommandArguments, OutputArguments};
 use crate::escape::Keys;
+use crate::folding::whole;
 use crate::lent_terminal::LentTerminal;
 use crate::terminal::{self, EXIT_CODE_OWN_FAILURE, EXIT_CODE_PIPE, escaped};
 
@@ -29,7 +30,9 @@ pub(super) fn show<T: Serialize>(
                 return terminal::exit_code(printed, code, EXIT_CODE_OWN_FAILURE);
             }
             if !output.quiet {
-                terminal::say(&refusals(exec(&outcome)));
+                for line in refusals(exec(&outcome)).lines() {
+                    terminal::say(&terminal::remark(6, line));
+                }
             }
             if *timed_out && !output.quiet {
                 // With a terminal there is none unless it was asked for.
@@ -58,14 +61,14 @@ fn refusals(outcome: &ExecOutcome) -> String {
     let mut text = String::new();
     for refusal in &outcome.network_refusals {
         // The guest chose names.
-        let mut line = format!("pyro: network: {}", escaped(&refusal.summary));
+        text += &format!("pyro: network: {}", escaped(&refusal.summary));
         if refusal.count > 1 {
-            line += &format!(" ({} times)", refusal.count);
+            text += &format!(" ({} times)", refusal.count);
         }
         if let Some(arguments) = &refusal.allow_with {
-            line += &format!("; allow it: {}", arguments.as_options());
+            text += &format!("; allow it: {}", whole(&arguments.as_options()));
         }
-        text += &terminal::remark(6, &line);
+        text.push('\n');
     }
     if outcome.network_refusals_left_out > 0 {
         text += &format!("pyro: network: {} more refused\n", outcome.network_refusals_left_out);
@@ -128,6 +131,7 @@ mod tests {
     use pyro_core::{AllowWith, ExecutionMode, NetworkRefusal, RefusalReason, RefusedProtocol};
 
     use super::*;
+    use crate::folding::folded;
 
     fn refusal(summary: &str, allow_with: Option<AllowWith>) -> NetworkRefusal {
         NetworkRefusal {
@@ -176,7 +180,7 @@ mod tests {
             network_refusals_left_out: 7,
         };
         assert_eq!(
-            refusals(&outcome),
+            folded(&refusals(&outcome), None, 0),
             "pyro: network: TCP to 10.1.2.3:80 was refused (3 times); allow it: --allow-cidr 10.1.2.3:80 \
              --allow-public\n\
              pyro: network: looking up a\\n\\u{1b}[31mb was refused\n\

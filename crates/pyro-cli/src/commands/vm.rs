@@ -25,13 +25,19 @@ pub(crate) fn execute(command: VmCommand) -> ExitCode {
         }
         VmCommand::Start(vm) => show_ended(vm.output, start(&vm.id, vm.output), info_line),
         VmCommand::Exec(arguments) => exec(&arguments),
-        VmCommand::Status(vm) => {
-            with_vm(vm.output, &vm.id, async |pyro, id| pyro.status_vm(id), info_text)
-        }
+        VmCommand::Status(vm) => with_vm(
+            vm.output,
+            &vm.id,
+            async |pyro, id| pyro.status_vm(id),
+            |info| terminal::lines(17, &info_text(info)),
+        ),
         VmCommand::Logs(arguments) => logs::logs(&arguments),
-        VmCommand::NetworkInfo(vm) => {
-            with_vm(vm.output, &vm.id, async |pyro, id| pyro.network_info_vm(id), network_text)
-        }
+        VmCommand::NetworkInfo(vm) => with_vm(
+            vm.output,
+            &vm.id,
+            async |pyro, id| pyro.network_info_vm(id),
+            |network| terminal::lines(17, &network_text(network)),
+        ),
         VmCommand::Reap { output } => {
             with_pyro(output, async |pyro| pyro.reap_expired().await, reap_text)
         }
@@ -190,9 +196,7 @@ fn network_text(network: &NetworkInfo) -> String {
         NetworkInfo::On(network) => network,
     };
     let mut text = format!("{BOLD}{}{BOLD:#} has a network\n", network.vm_id);
-    let mut field = |name: &str, value: &str| {
-        text += &terminal::line(17, &format!("  {name:<14} {value}"));
-    };
+    let mut field = |name: &str, value: &str| text += &format!("  {name:<14} {value}\n");
     field("guest", &format!("{} in {}", network.guest_ip, network.subnet_cidr));
     field("gateway", &network.gateway_ip.to_string());
     for port in &network.published {

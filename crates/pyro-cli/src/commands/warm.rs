@@ -16,7 +16,7 @@ pub(crate) fn execute(arguments: &WarmArguments) -> ExitCode {
     let output = arguments.output;
     if arguments.status {
         let status = super::pyro(None).and_then(|pyro| super::block_on(pyro.warm_status()));
-        return super::show(output, status, status_text);
+        return super::show(output, status, |status| terminal::lines(14, &status_text(status)));
     }
     if arguments.stop {
         let stopped = super::pyro(None).and_then(|pyro| super::block_on(pyro.stop_keepers())?);
@@ -70,8 +70,8 @@ fn started_text(started: &StartedKeeper) -> String {
 fn status_text(status: &WarmStatus) -> String {
     let mut text = String::new();
     for keeper in &status.keepers {
-        let line = format!(
-            "{}  keeps {} of {}, {}, for {} more minutes (process {})",
+        text += &format!(
+            "{}  keeps {} of {}, {}, for {} more minutes (process {})\n",
             keeper.keeper_id,
             spares(keeper.count),
             keeper.environment,
@@ -79,7 +79,6 @@ fn status_text(status: &WarmStatus) -> String {
             whole_minutes(keeper),
             keeper.pid
         );
-        text += &terminal::line(keeper.keeper_id.len() + 2, &line);
     }
     for spare in &status.spares {
         text += &format!(

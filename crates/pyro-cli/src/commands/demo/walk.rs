@@ -18,6 +18,7 @@ use super::super::{Ended, ended_by_signal};
 use super::probe::Finding;
 use crate::arguments::OutputArguments;
 use crate::demo_arguments::WalkArguments;
+use crate::folding::whole;
 use crate::progress::Display;
 use crate::terminal::{self, BOLD, GREEN, YELLOW, escaped};
 
@@ -198,10 +199,10 @@ impl Walk<'_> {
             let accelerator = info.accelerator.map_or("-", |accelerator| accelerator.name());
             let runs = format!("its machine runs ({accelerator})");
             match how.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-                Some(StartKind::Restored | StartKind::Spare) => vec![
-                    format!("{runs}, restored from a template: the same"),
-                    "machine, booted once on this host and frozen".to_owned(),
-                ],
+                Some(StartKind::Restored | StartKind::Spare) => vec![format!(
+                    "{runs}, restored from a template: the same machine, booted once on this host \
+                         and frozen"
+                )],
                 Some(StartKind::ColdBoot | StartKind::ColdBootInstead { .. }) => {
                     vec![format!("{runs}, booted")]
                 }
@@ -218,7 +219,7 @@ impl Walk<'_> {
             .step("exec", exec, |outcome| {
                 // The guest wrote it.
                 let output = outcome.exec.stdout.lines().map(|line| format!("  {}", escaped(line)));
-                let command = std::iter::once(format!("$ {COMMAND}"));
+                let command = std::iter::once(whole(&format!("$ {COMMAND}")));
                 command.chain(output).collect()
             })
             .await?;
@@ -246,7 +247,7 @@ impl Walk<'_> {
                 ],
             };
             if let Some(arguments) = allow_with {
-                lines.push(format!("  allow it: {}", arguments.as_options()));
+                lines.push(format!("  allow it: {}", whole(&arguments.as_options())));
             }
             lines
         };
@@ -290,7 +291,10 @@ impl Screen {
         let mut text = String::new();
         let heads = std::iter::once(format!("{BOLD}{name:<8}{BOLD:#}{:>8}", time(duration)));
         for (head, line) in heads.chain(std::iter::repeat(" ".repeat(16))).zip(lines) {
-            text += &terminal::line(21, &format!("{head}   {line}"));
+            text += &terminal::line(
+                21 + line.len() - line.trim_start().len(),
+                &format!("{head}   {line}"),
+            );
         }
         self.print(&text);
         match &*self.printed.borrow() {
