@@ -64,14 +64,6 @@ impl Vm {
         Ok(())
     }
 
-    /// Sees that nothing in the machine runs any more, nor any connection of it. What it has of the host is still to be
-    /// given back, which takes the kernel some ten milliseconds. Gives whether that is certain.
-    pub(crate) fn cut_off(&mut self) -> bool {
-        let is_killed = self.qemu.order_end().is_ok();
-        self.network = VmNetwork::None;
-        is_killed
-    }
-
     /// Its network, where one carries its packets.
     pub(crate) fn running_network(&self) -> Option<&RunningNetwork> {
         match &self.network {
