@@ -33,8 +33,8 @@ const RUN: [&str; 10] = [
 /// reason begins.
 const NOT_RUN: [(&str, &str, usize, &str); 11] = [
     ("CONTRIBUTING.md", "cargo build ", 15, "(they build and test everything"),
-    ("README.md", "cargo xtask demo", 1, "(it installs packages as root"),
-    ("README.md", "pyro vm exec -it ", 2, "(the one needs somebody who types"),
+    ("README.md", "cargo xtask demo", 2, "(it installs packages as root"),
+    ("README.md", "pyro run -it ", 2, "(the one needs somebody who types"),
     ("docs/demo.md", "ollama pull ", 2, "(it downloads a model"),
     ("docs/environments.md", "pyro env pull --mirror ", 3, "(it asks mirrors that are not there"),
     ("docs/first-run.md", "sudo apt-get install qemu-", 1, "(it installs packages as root"),
