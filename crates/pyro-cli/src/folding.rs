@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn what_can_be_copied_stays_whole() {
         assert_eq!(
-            folded("hint: install it: `sudo apt-get install qemu-system-x86`", Some(43), 6),
+            folded("hint: install it: `sudo apt-get install qemu-system-x86`", Some(44), 6),
             "hint: install it:\n      `sudo apt-get install qemu-system-x86`"
         );
         let remedy = format!("remedy: {}", whole("sudo apt-get install util-linux"));

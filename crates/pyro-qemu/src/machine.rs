@@ -310,9 +310,9 @@ fn machine_type(accelerator: Accelerator) -> String {
     )
 }
 
-/// QEMU's choice for a microvm with ACPI is SeaBIOS, which puts the ACPI tables at the top of memory. There QEMU has
+/// QEMU's choice for a microvm with ACPI is `SeaBIOS`, which puts the ACPI tables at the top of memory. There QEMU has
 /// the initial file system put as well, a moment later, and the kernel finds its end instead of the DSDT. Seen with
-/// SeaBIOS 1.16.3 under QEMU 10.0; Debian 12's QEMU 7.2 has another name for the file that is named here. It keeps its
+/// `SeaBIOS` 1.16.3 under QEMU 10.0; Debian 12's QEMU 7.2 has another name for the file that is named here. It keeps its
 /// tables below 1 MiB, and comes with every QEMU, which uses it for a microvm without ACPI (`hw/i386/microvm.c`).
 const FIRMWARE: &str = "qboot.rom";
 

@@ -199,10 +199,10 @@ impl Walk<'_> {
             let accelerator = info.accelerator.map_or("-", |accelerator| accelerator.name());
             let runs = format!("its machine runs ({accelerator})");
             match how.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-                Some(StartKind::Restored | StartKind::Spare) => vec![format!(
-                    "{runs}, restored from a template: the same machine, booted once on this host \
-                         and frozen"
-                )],
+                Some(StartKind::Restored | StartKind::Spare) => vec![
+                    format!("{runs}, restored from a template"),
+                    "(the same machine, booted once on this host and frozen)".to_owned(),
+                ],
                 Some(StartKind::ColdBoot | StartKind::ColdBootInstead { .. }) => {
                     vec![format!("{runs}, booted")]
                 }
