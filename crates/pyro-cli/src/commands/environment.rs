@@ -121,7 +121,7 @@ fn state(entry: &EnvironmentEntry) -> &'static str {
     match (&entry.damage, entry.installed) {
         (Some(_), _) => "damaged",
         (None, true) => "installed",
-        (None, false) => "-",
+        (None, false) => "not pulled",
     }
 }
 
