@@ -361,15 +361,17 @@ async fn take_over(config: &Config, info: &KeeperInfo) -> Result<(Post, Vec<Stri
     made.map_err(|error| unusable(&error))?;
     let _lock = lock(&directory).await?;
     let own_name = info.name();
+    // First, so that nobody is ended for one that cannot be found.
+    let post = Post::open(&directory, &own_name)?;
     let (own_kind, _) = kind_and_id(&own_name);
     let mut replaced = Vec::new();
     for name in sockets::names(&directory) {
         let (kind, id) = kind_and_id(&name);
-        if kind == own_kind && stop_one(config, &name).await? {
+        if kind == own_kind && name != own_name && stop_one(config, &name).await? {
             replaced.push(id.to_owned());
         }
     }
-    Ok((Post::open(&directory, &own_name)?, replaced))
+    Ok((post, replaced))
 }
 
 /// Locks the keepers' directory, as long as the file lives. Others have it for as long as it takes to end some.
@@ -554,18 +556,9 @@ fn short<T>(
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_post_that_cannot_be_opened_leaves_no_socket() {
-        let keepers = tempfile::tempdir().unwrap();
-        fs_err::create_dir(keepers.path().join("kind-id")).unwrap();
-        Post::open(keepers.path(), "kind-id").unwrap_err();
-        assert!(!keepers.path().join(".kind-id").exists());
-    }
-
-    #[test]
-    fn a_name_tells_the_kind_and_the_id() {
-        let keeper = |environment: &str, mem_mib| KeeperInfo {
-            keeper_id: "0123456789ab".to_owned(),
+    fn keeper(id: &str, environment: &str, mem_mib: u32) -> KeeperInfo {
+        KeeperInfo {
+            keeper_id: id.to_owned(),
             pid: 1,
             environment: environment.to_owned(),
             vcpu_count: 1,
@@ -573,11 +566,33 @@ mod tests {
             network_enabled: false,
             count: 1,
             expires_at: 0.0,
-        };
-        let name = keeper("debian:12-base", 1024).name();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_found_ends_nobody_and_leaves_no_socket() {
+        let state = tempfile::tempdir().unwrap();
+        let variables = [("HOME", "/"), ("PYRO_STATE_DIR", state.path().to_str().unwrap())];
+        let config = crate::config::tests::config(&variables).unwrap();
+        let directory = config.keepers_directory();
+        let (own, other) = (keeper("b", "debian:12", 1024), keeper("a", "debian:12", 1024));
+        fs_err::create_dir_all(directory.join(own.name())).unwrap();
+        let listener = UnixListener::bind(directory.join(other.name())).unwrap();
+        tokio::select! {
+            taken_over = take_over(&config, &own) => drop(taken_over.unwrap_err()),
+            _ = listener.accept() => panic!("it asks the other one to end"),
+        }
+        assert_eq!(sockets::names(&directory), [other.name(), own.name()]);
+        assert!(!directory.join(format!(".{}", own.name())).exists());
+    }
+
+    #[test]
+    fn a_name_tells_the_kind_and_the_id() {
+        let name = keeper("0123456789ab", "debian:12-base", 1024).name();
         let (kind, id) = kind_and_id(&name);
         assert_eq!(id, "0123456789ab");
-        assert_ne!(kind, kind_and_id(&keeper("debian:12-base", 512).name()).0);
-        assert_ne!(kind, kind_and_id(&keeper("debian:12", 1024).name()).0);
+        for (environment, mem_mib) in [("debian:12-base", 512), ("debian:12", 1024)] {
+            assert_ne!(kind, kind_and_id(&keeper("a", environment, mem_mib).name()).0);
+        }
     }
 }
