@@ -13,9 +13,10 @@ use super::key::SpareKey;
 use crate::boot::{self, BootError, Vm};
 use crate::launch::StepClock;
 use crate::link::LinkError;
-use crate::scratch::ScratchDisk;
+use crate::scratch::{ScratchDisk, ScratchError};
 use crate::template::key::KeyError;
 use crate::template::make::rest;
+use crate::template::restore::RestoreError;
 use crate::template::{self, TemplateError, store::TemplateStore};
 
 /// For one command; the first Python under emulation takes seconds.
@@ -56,6 +57,18 @@ pub(crate) enum MakeSpareError {
 
 impl MakeSpareError {
     pub(crate) fn into_failure(self) -> Failure {
+        // As where a VM is made for somebody who waits for it.
+        if let Self::Restore {
+            source:
+                TemplateError::Restore {
+                    source:
+                        RestoreError::Scratch { source: ScratchError::NoSpace { directory, .. } },
+                },
+        } = &self
+        {
+            let hint = format!("free some space on the file system of `{}`", directory.display());
+            return Failure::from_error(FailureKind::NoSpace, &self).hint(hint);
+        }
         Failure::from_error(FailureKind::VmStartFailed, &self)
             .hint("run `pyro doctor` to check this host")
     }
@@ -136,5 +149,20 @@ async fn rehearse(vm: &mut Vm, run: RunId, shell: &str) -> Result<(), MakeSpareE
             ended.unwrap_or(Err(warm_up(LinkError::TooLate { deadline: REHEARSAL_DEADLINE })))
         }
         never = vm.console.pump() => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_as_one() {
+        let source = ScratchError::NoSpace { directory: "/state".into(), available_bytes: 1 };
+        let source = TemplateError::Restore { source: RestoreError::Scratch { source } };
+        let failure = MakeSpareError::Restore { source }.into_failure();
+        assert_eq!(failure.kind, FailureKind::NoSpace);
+        assert_eq!(failure.hints, ["free some space on the file system of `/state`"]);
+        assert_eq!(MakeSpareError::NotRestored.into_failure().kind, FailureKind::VmStartFailed);
     }
 }
