@@ -253,7 +253,7 @@ pub(crate) fn store_failure(error: &InspectError) -> PyroError {
         .hint("make the directory readable, or set `PYRO_ENVIRONMENT_CACHE_DIR` to another")
 }
 
-fn prune_failure(error: &dyn Error) -> PyroError {
+fn prune_failure(error: &(dyn Error + 'static)) -> PyroError {
     PyroError::from_error(ErrorKind::EnvironmentUnavailable, error)
         .hint("make the directory writable for your user")
 }

@@ -102,10 +102,13 @@ impl Failure {
         Self { kind, message: message.into(), causes: Vec::new(), hints: Vec::new() }
     }
 
-    /// Takes the message and the chain of causes from `error`.
-    pub fn from_error(kind: FailureKind, error: &dyn Error) -> Self {
+    /// Takes the message and the chain of causes from `error`, and what helps where that can happen anywhere.
+    pub fn from_error(kind: FailureKind, error: &(dyn Error + 'static)) -> Self {
         let mut failure = Self::new(kind, error.to_string());
         failure.causes = chain(error);
+        if is_short_of_descriptors(error) {
+            return failure.hint("allow more open files, for instance with `ulimit -n 4096`");
+        }
         failure
     }
 
@@ -151,12 +154,26 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
+/// An error whose type can be asked for.
+type Cause = dyn Error + 'static;
+
 /// The texts of an error's causes, nearest first.
-fn chain(error: &dyn Error) -> Vec<String> {
-    std::iter::successors(error.source(), |&cause| cause.source())
-        .take(LINES_MAX)
-        .map(ToString::to_string)
-        .collect()
+fn chain(error: &Cause) -> Vec<String> {
+    with_causes(error).skip(1).map(ToString::to_string).collect()
+}
+
+fn with_causes(error: &Cause) -> impl Iterator<Item = &Cause> {
+    std::iter::successors(Some(error), |&error| error.source()).take(LINES_MAX + 1)
+}
+
+/// Whether this process has as many open files as it may have.
+fn is_short_of_descriptors(error: &Cause) -> bool {
+    /// In the words of Linux.
+    const EMFILE: i32 = 24;
+    let of_system = |error: &Cause| {
+        error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error)
+    };
+    with_causes(error).any(|error| of_system(error) == Some(EMFILE))
 }
 
 #[cfg(test)]
@@ -178,6 +195,18 @@ mod tests {
         assert_eq!(failure.causes, ["cannot start the VM", "no such device"]);
         let line = "cannot run the command: cannot start the VM: no such device";
         assert_eq!(failure.one_line(), line);
+    }
+
+    #[test]
+    fn what_helps_where_no_file_can_be_opened_is_said_wherever_that_is() {
+        let hints = |number| {
+            let source = std::io::Error::from_raw_os_error(number);
+            Failure::from_error(FailureKind::VmStartFailed, &Outer { source }).hints
+        };
+        assert_eq!(hints(24), ["allow more open files, for instance with `ulimit -n 4096`"]);
+        assert_eq!(hints(2), [""; 0]);
+        let itself = std::io::Error::from_raw_os_error(24);
+        assert_eq!(Failure::from_error(FailureKind::Internal, &itself).hints, hints(24));
     }
 
     #[test]

@@ -206,6 +206,6 @@ async fn send(line: &mut BufReader<DuplexStream>, message: &Value) -> Result<(),
     line.get_mut().write_all(text.as_bytes()).await.map_err(|error| broken(&error))
 }
 
-fn broken(error: &dyn std::error::Error) -> PyroError {
+fn broken(error: &(dyn std::error::Error + 'static)) -> PyroError {
     PyroError::from_error(ErrorKind::Internal, error).context("cannot talk to the server")
 }

@@ -77,7 +77,7 @@ impl Vm {
 
 /// What the runs of a machine that is gone are told.
 pub(crate) fn lost(gone: Gone, vm_id: &str, console: &[String]) -> Failure {
-    let lost = |error: &dyn std::error::Error| {
+    let lost = |error: &(dyn std::error::Error + 'static)| {
         Failure::from_error(FailureKind::VmLost, error).context(format!("vm '{vm_id}' is lost"))
     };
     match gone {

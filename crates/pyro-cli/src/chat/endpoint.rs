@@ -193,7 +193,7 @@ impl Endpoint {
         Some(models.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect())
     }
 
-    fn failure(&self, error: &dyn Error) -> PyroError {
+    fn failure(&self, error: &(dyn Error + 'static)) -> PyroError {
         PyroError::from_error(ErrorKind::NotAvailable, error)
             .context(format!("no reply from {} at {}", self.model, self.base_url))
     }
