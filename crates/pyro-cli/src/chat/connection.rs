@@ -16,7 +16,7 @@ use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use pyro_core::EndpointSettings;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -29,6 +29,11 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// What an answer may have; that of a model has some kilobytes. As values in memory, documents that are made for it take
 /// a hundred times as much.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// All that is read of one, with what stands between the pieces of a body. An endpoint may announce its answer as often as
+/// it likes (`100 Continue`), and what was read at once is looked at at once, whatever deadline passes meanwhile.
+const CONNECTION_BYTES_MAX: u64 = 4 << 20;
+const _: () = assert!(CONNECTION_BYTES_MAX > ANSWER_BYTES_MAX as u64);
 
 /// What the last event of a stream has, with any white space that follows it.
 const LAST_EVENT_BYTES_MAX: usize = 64;
@@ -291,6 +296,8 @@ async fn send(
     request: Request<Full<Bytes>>,
 ) -> Result<Answer, ExchangeError> {
     let broken = |source| ExchangeError::Broken { source };
+    let (reader, writer) = tokio::io::split(stream);
+    let stream = tokio::io::join(reader.take(CONNECTION_BYTES_MAX), writer);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let answered = async {
         let answer = sender.send_request(request).await.map_err(broken)?;
@@ -342,7 +349,7 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
     use tokio::task::JoinSet;
     use tokio_rustls::TlsAcceptor;
@@ -494,6 +501,24 @@ mod tests {
         let missing = Some(directory.path().join("missing.pem"));
         let error = exchange("model.example", missing).await.err().unwrap();
         assert!(matches!(error, ExchangeError::NoAuthorities { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_announces_its_answer_without_end_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            head(&mut stream).await;
+            let announcements = "HTTP/1.1 100 Continue\r\n\r\n".repeat(1000);
+            while stream.write_all(announcements.as_bytes()).await.is_ok() {}
+        });
+        let route = Route::new(base, &EndpointSettings::default());
+        let exchange =
+            tokio::time::timeout(Duration::from_mins(1), route.exchange("/models", None));
+        let error = exchange.await.expect("not for ever").err().unwrap();
+        assert!(matches!(error, ExchangeError::Broken { .. }), "{error:?}");
     }
 
     #[test]
