@@ -252,9 +252,10 @@ pub(crate) async fn serve(pyro: &Pyro, interrupted: impl Future<Output = i32>) {
     match kept {
         // Whoever asked for the end sees it now.
         Ok(asker) => drop(asker),
-        // One that has left need not be told.
+        // One that has left need not be told, nor one that does not listen.
         Err(failure) => {
-            starter.say(&FromKeeper::Failed(failure)).await.ok();
+            let failed = FromKeeper::Failed(failure);
+            tokio::time::timeout(ANSWER_DEADLINE, starter.say(&failed)).await.ok();
         }
     }
 }
