@@ -63,6 +63,7 @@ pub enum Start {
     Boot(Boot),
     /// From the device state of a frozen machine with the same devices, whose memory is this one's.
     Restore {
+        /// A connected stream socket over which the state comes.
         state: OwnedFd,
     },
 }
@@ -143,7 +144,7 @@ impl Machine {
         line.option("-sandbox", SANDBOX);
         line.memory(self.memory);
         line.socket("monitor", self.monitor, child_fd::MONITOR);
-        line.option("-mon", "chardev=monitor,mode=control");
+        line.option("-qmp", "chardev:monitor");
         line.socket("console", self.console, child_fd::CONSOLE);
         line.option("-serial", "chardev:console");
         line.socket("port", self.port.socket, child_fd::PORT);
@@ -173,7 +174,7 @@ pub fn fingerprint(accelerator: Accelerator) -> String {
     format!("{}\n{}\n{devices}", machine_type(accelerator), cpu_model(accelerator))
 }
 
-/// The monitor's name for the file with the device state that a machine is restored from.
+/// The monitor's name for the line over which the device state comes that a machine is restored from.
 pub(crate) fn restored_state_uri() -> String {
     format!("fd:{}", child_fd::STATE)
 }
@@ -196,7 +197,7 @@ impl CommandLine {
         line.option("-display", "none");
         line.option("-sandbox", SANDBOX);
         line.socket("monitor", monitor, child_fd::MONITOR);
-        line.option("-mon", "chardev=monitor,mode=control");
+        line.option("-qmp", "chardev:monitor");
         line
     }
 
@@ -310,10 +311,10 @@ fn machine_type(accelerator: Accelerator) -> String {
     )
 }
 
-/// QEMU's choice for a microvm with ACPI is `SeaBIOS`, which puts the ACPI tables at the top of memory. There QEMU has
-/// the initial file system put as well, a moment later, and the kernel finds its end instead of the DSDT. Seen with
-/// `SeaBIOS` 1.16.3 under QEMU 10.0; Debian 12's QEMU 7.2 has another name for the file that is named here. It keeps its
-/// tables below 1 MiB, and comes with every QEMU, which uses it for a microvm without ACPI (`hw/i386/microvm.c`).
+/// For a microvm with ACPI QEMU would take `bios-microvm.bin`. Mostly that is `SeaBIOS`, which puts the ACPI tables at
+/// the top of memory. The initial file system is put there as well, a moment later, and the kernel finds its end where
+/// the DSDT was. Seen with `SeaBIOS` 1.16.3 and QEMU 10.0; in Debian 12 it is a link to the one that is named here, which
+/// keeps its tables below 1 MiB. Every QEMU has this one for microvms without ACPI (`hw/i386/microvm.c`).
 const FIRMWARE: &str = "qboot.rom";
 
 /// Under emulation every instruction QEMU can translate, so that programs built for newer CPUs run; but
@@ -359,7 +360,14 @@ fn proc_path(fd: RawFd) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use pyro_protocol::client::{Confinement, Namespaces, QemuIdentity};
+
     use super::*;
+    use crate::executable;
+    use crate::monitor::Monitor;
+    use crate::process::QemuProcess;
 
     fn file() -> OwnedFd {
         tempfile::tempfile().unwrap().into()
@@ -436,6 +444,54 @@ mod tests {
                 (&cpu_model(Accelerator::Tcg).to_owned(), &"host".to_owned()),
             ]
         );
+    }
+
+    /// Versions of QEMU differ in what they know, and in what they still know.
+    #[tokio::test]
+    async fn the_qemu_of_this_host_takes_every_option() {
+        let path = executable::find(executable::PROGRAM, "/usr/bin".as_ref()).unwrap();
+        let socket = || OwnedFd::from(UnixStream::pair().unwrap().0);
+        let (ours, its) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let of_size = |file: OwnedFd, mib: u64| {
+            rustix::fs::ftruncate(&file, mib << 20).unwrap();
+            file
+        };
+        let memory = rustix::fs::memfd_create("memory", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let read_write = of_size(image.reopen().unwrap().into(), 1);
+        let read_only = || OwnedFd::from(fs_err::File::open(image.path()).unwrap().into_file());
+        let machine = Machine {
+            memory: Memory {
+                mib: 64,
+                file: of_size(memory, 64),
+                sharing: MemorySharing::CopyOnWrite,
+            },
+            start: Start::Restore { state: socket() },
+            monitor: its.into(),
+            port: Port { name: "a.port", socket: socket() },
+            console: socket(),
+            disks: vec![
+                Disk { serial: "first", image: Image::ReadOnly { file: read_only() } },
+                Disk {
+                    serial: "second",
+                    image: Image::Writable { read_write, read_only: read_only() },
+                },
+            ],
+            nic: Some(Nic { mac: [2, 0, 0, 0, 0, 0xfe], mtu: 9000, socket: socket() }),
+            ..machine(Accelerator::Tcg)
+        };
+        let least = Confinement { identity: QemuIdentity::Caller, namespaces: Namespaces::None };
+        let line = machine.into_command_line();
+        let mut process = QemuProcess::spawn(&path, line, least).unwrap();
+        let mut monitor = Monitor::new(tokio::net::UnixStream::from_std(ours).unwrap());
+        tokio::select! {
+            greeted = monitor.greeted() => greeted.unwrap(),
+            end = process.wait() => panic!("{end:?}"),
+        }
+        monitor.quit().await.unwrap();
+        // Nor does it complain of any, as it does of those that the next version will not have.
+        assert_eq!(process.wait().await.unwrap().complaint, "");
     }
 
     #[test]

@@ -205,24 +205,27 @@ pub(crate) async fn boot(
 }
 
 /// Restores `machine` and waits for its agent. Its files need not be filled before: QEMU takes as long
-/// to start, and looks at none of them until it is told to restore. On failure nothing is left.
+/// to start, and looks at none of them until it is told to restore. What fills them gives the state of the devices,
+/// which goes to QEMU over `state_line`. On failure nothing is left.
 pub(crate) async fn wake(
     qemu: &Qemu<'_>,
     machine: Machine,
     host: HostEnds,
-    filled: impl Future<Output = Result<(), BootError>>,
+    state_line: UnixStream,
+    filled: impl Future<Output = Result<Vec<u8>, BootError>>,
 ) -> Result<Vm, BootError> {
     let mut monitor = Monitor::new(host.monitor);
     let not_restored = |source| BootError::NotRestored { source };
     let watch = async {
-        if let Err(error) = filled.await {
-            return error;
-        }
+        let state = match filled.await {
+            Ok(state) => state,
+            Err(error) => return error,
+        };
         // Into the socket, for QEMU to find: so nothing waits for an answer.
         if let Err(source) = monitor.begin_restore().await {
             return not_restored(source);
         }
-        match monitor.restored().await {
+        match monitor.restored(state_line, &state).await {
             Ok(()) => match monitor.pump().await {},
             // QEMU is dying: how it ends tells more.
             Err(MonitorError::Closed) => std::future::pending().await,

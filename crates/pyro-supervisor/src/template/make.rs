@@ -1,8 +1,7 @@
 //! Making a template: boot, warm up, freeze, publish.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use pyro_protocol::client::{LaunchPhase, LaunchSpec};
@@ -78,10 +77,11 @@ pub(crate) async fn make(
     run_to_end(&mut booted.vm, RunId(0), SYNC).await?;
     rest(&mut booted.vm).await;
     progress(LaunchPhase::FreezingTemplate);
-    let state = super::state_file().map_err(write)?;
-    freeze(&mut booted.vm, &state).await?;
-    let [memory, scratch, state] =
-        [booted.memory, booted.scratch.read_write, state].map(File::from);
+    let frozen = freeze(&mut booted.vm).await?;
+    let [memory, scratch, mut state] =
+        [booted.memory, booted.scratch.read_write, super::state_file().map_err(write)?]
+            .map(File::from);
+    state.write_all(&frozen).map_err(write)?;
     booted.vm.qemu.kill().await.map_err(write)?;
     partial.fill(memory, scratch, state).await.map_err(write)?;
     store.publish(key, &partial, lock).map_err(write)?;
@@ -140,8 +140,9 @@ pub(crate) async fn rest(vm: &mut Vm) {
     }
 }
 
-async fn freeze(vm: &mut Vm, state: &OwnedFd) -> Result<(), MakeError> {
-    let frozen = tokio::time::timeout(FREEZE_DEADLINE, vm.monitor.freeze(state));
+/// The state of its devices.
+async fn freeze(vm: &mut Vm) -> Result<Vec<u8>, MakeError> {
+    let frozen = tokio::time::timeout(FREEZE_DEADLINE, vm.monitor.freeze());
     tokio::select! {
         frozen = frozen => frozen
             .map_err(|_| MakeError::FreezeTooLate)?

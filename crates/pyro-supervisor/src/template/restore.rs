@@ -2,7 +2,7 @@
 //! of every device.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use pyro_protocol::client::{LaunchPhase, LaunchSpec};
@@ -68,7 +68,8 @@ pub(crate) async fn restore(
         file: memory.file.try_clone().map_err(no_memory)?,
         sharing: MemorySharing::CopyOnWrite,
     };
-    let start = Start::Restore { state: own.state.try_clone().map_err(no_memory)?.into() };
+    let (state_line, state) = boot::socket_pair().map_err(no_memory)?;
+    let start = Start::Restore { state };
     let (machine, host) =
         launch::assemble(spec, machine_memory, start, own.disk.try_clone().map_err(no_memory)?)
             .map_err(|source| RestoreError::Assemble { source: Box::new(source) })?;
@@ -77,10 +78,11 @@ pub(crate) async fn restore(
     let (shared, own) = (memory.fill(template).map_err(no_memory)?, own.fill());
     let filled = async {
         let shared = async { shared.await.map_err(unreadable("memory")) };
-        tokio::try_join!(shared, own).map(|_| ())
+        tokio::try_join!(shared, own).map(|((), state)| state)
     };
     let no_vm = |source| RestoreError::NoVm { source };
-    let mut vm = boot::wake(&Qemu::of(spec), machine, host, filled).await.map_err(no_vm)?;
+    let mut vm =
+        boot::wake(&Qemu::of(spec), machine, host, state_line, filled).await.map_err(no_vm)?;
     vm.lend(memory.file);
     clock.step_done("restore");
     progress(LaunchPhase::Configuring);
@@ -109,12 +111,17 @@ impl OwnFiles {
         })
     }
 
-    /// Begins to fill them.
-    fn fill(self) -> impl Future<Output = Result<(), BootError>> {
+    /// Begins to fill the disk, and to read the state.
+    fn fill(mut self) -> impl Future<Output = Result<Vec<u8>, BootError>> {
         background::run(move || {
             packed::unpack(&self.packed_disk, &File::from(self.disk.read_write))
                 .map_err(unreadable("scratch disk"))?;
-            packed::unpack(&self.packed_state, &self.state).map_err(unreadable("device state"))
+            let unreadable = unreadable("device state");
+            packed::unpack(&self.packed_state, &self.state).map_err(&unreadable)?;
+            let mut state = Vec::new();
+            let read = self.state.rewind().and_then(|()| self.state.read_to_end(&mut state));
+            read.map_err(|source| unreadable(UnpackError::Io { source }))?;
+            Ok(state)
         })
     }
 }
