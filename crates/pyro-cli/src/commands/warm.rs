@@ -63,20 +63,20 @@ fn started_text(started: &StartedKeeper) -> String {
         0 => "",
         _ => ", instead of those there were",
     };
-    let (spares, minutes) = (spares(keeper.count), whole_minutes(keeper));
-    format!("{spares} of {} for {minutes} minutes{instead}\n", keeper.environment)
+    let (spares, time) = (spares(keeper.count), minutes("", whole_minutes(keeper)));
+    format!("{spares} of {} for {time}{instead}\n", keeper.environment)
 }
 
 fn status_text(status: &WarmStatus) -> String {
     let mut text = String::new();
     for keeper in &status.keepers {
         text += &format!(
-            "{}  keeps {} of {}, {}, for {} more minutes (process {})\n",
+            "{}  keeps {} of {}, {}, for {} (process {})\n",
             keeper.keeper_id,
             spares(keeper.count),
             keeper.environment,
             shape(keeper.vcpu_count, keeper.mem_mib, keeper.network_enabled),
-            whole_minutes(keeper),
+            minutes("more ", whole_minutes(keeper)),
             keeper.pid
         );
     }
@@ -105,6 +105,22 @@ fn spares(count: u8) -> String {
     if count == 1 { "1 spare".to_owned() } else { format!("{count} spares") }
 }
 
+/// `more` stands before the noun, with a space, or is nothing.
+fn minutes(more: &str, count: u64) -> String {
+    format!("{count} {more}{}", if count == 1 { "minute" } else { "minutes" })
+}
+
 fn whole_minutes(keeper: &KeeperInfo) -> u64 {
     keeper.time_left().as_secs().div_ceil(60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_minute_is_not_told_as_many() {
+        assert_eq!(minutes("", 1), "1 minute");
+        assert_eq!(minutes("more ", 30), "30 more minutes");
+    }
 }
