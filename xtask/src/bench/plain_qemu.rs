@@ -99,6 +99,9 @@ impl PlainQemu {
         command.args([
             "-M",
             &format!("{machine},acpi=on"),
+            // With what newer ones would take, the initial file system overwrites the ACPI tables.
+            "-bios",
+            "qboot.rom",
             "-cpu",
             cpu,
             "-smp",
