@@ -199,9 +199,15 @@ enum After {
 }
 
 impl After {
-    /// Of one that nobody has claimed, and that lived so long.
-    fn unclaimed(lived: Duration, idle_max: Duration) -> Self {
-        if lived + IDLE_SLACK >= idle_max { Self::WaitUntilAsked } else { Self::RetryLater }
+    /// Of one that nobody has claimed, that lived so long, and after so much of that was asked for the last time.
+    fn unclaimed(lived: Duration, asked: Duration, idle_max: Duration) -> Self {
+        let is_over = |passed| passed + IDLE_SLACK >= idle_max;
+        match (is_over(lived), is_over(asked)) {
+            (false, _) => Self::RetryLater,
+            // Whoever asked may have found none any more, before its end was heard of here.
+            (true, true) => Self::Replace,
+            (true, false) => Self::WaitUntilAsked,
+        }
     }
 }
 
@@ -288,6 +294,7 @@ impl Keeper<'_> {
     ) -> After {
         let made_at = Instant::now();
         let mut is_claimed = false;
+        let mut asked = Duration::ZERO;
         // Not from each event to the next: where VMs are asked for all the time it would never come.
         let first_look = tokio::time::Instant::now() + MEMORY_INTERVAL;
         let mut looks = tokio::time::interval_at(first_look, MEMORY_INTERVAL);
@@ -296,9 +303,12 @@ impl Keeper<'_> {
                 event = spare.next_event() => match event {
                     SpareEvent::Claimed => is_claimed = true,
                     SpareEvent::Gone if is_claimed => return After::Replace,
-                    SpareEvent::Gone => return After::unclaimed(made_at.elapsed(), self.idle_max),
+                    SpareEvent::Gone => {
+                        return After::unclaimed(made_at.elapsed(), asked, self.idle_max);
+                    }
                 },
                 () = changed(wanted), if !is_claimed => {
+                    asked = made_at.elapsed();
                     if wanted.borrow_and_update().kind.as_ref() != Some(kind) {
                         // One that cannot be waited for is none of ours any more.
                         spare.end().await.ok();
@@ -385,11 +395,20 @@ mod tests {
     #[test]
     fn a_spare_that_was_idle_to_its_end_is_not_replaced_until_somebody_asks() {
         let idle_max = Duration::from_mins(10);
-        let after = |lived| After::unclaimed(lived, idle_max);
+        let after = |lived| After::unclaimed(lived, idle_max / 2, idle_max);
         // Its supervisor ends it by its own clock, a moment before its owner would.
         assert_eq!(after(Duration::from_millis(599_999)), After::WaitUntilAsked);
         assert_eq!(after(idle_max), After::WaitUntilAsked);
         assert_eq!(after(idle_max / 2), After::RetryLater);
+    }
+
+    #[test]
+    fn whoever_asks_when_an_idle_spare_has_gone_gets_another() {
+        let idle_max = Duration::from_mins(10);
+        let after = |asked| After::unclaimed(idle_max, asked, idle_max);
+        assert_eq!(after(Duration::from_millis(599_999)), After::Replace);
+        assert_eq!(after(idle_max), After::Replace);
+        assert_eq!(after(Duration::ZERO), After::WaitUntilAsked);
     }
 
     #[test]
