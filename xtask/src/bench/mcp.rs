@@ -4,6 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use super::spares::Keeper;
 use super::statistics::{median, minimum};
 use super::{CACHE, Pyro};
 use crate::workspace;
@@ -13,11 +14,19 @@ const ENVIRONMENT: &str = "debian:12";
 /// The least a command can do, so that what is timed is what is around it.
 const COMMAND: &str = "true";
 
-pub(super) fn measure(pyro: &Pyro, runs: u32) -> Result<(String, Value), String> {
+/// One for the run that is measured, and one that is made meanwhile.
+const SPARES: u32 = 2;
+
+pub(super) fn measure(pyro: &Pyro, runs: u32, in_spares: bool) -> Result<(String, Value), String> {
     pyro.pull(CACHE, ENVIRONMENT)?;
     let mut example: Command = pyro.example("vm_run_overhead");
     example.arg(&pyro.executable).args([ENVIRONMENT, &runs.to_string(), COMMAND]);
+    let keeper = in_spares.then(|| Keeper::start(pyro, SPARES)).transpose()?;
+    if keeper.is_some() {
+        example.arg("spares");
+    }
     let text = workspace::output(&mut example)?;
+    keeper.map_or(Ok(()), Keeper::stop)?;
     let samples: Value = serde_json::from_str(&text)
         .map_err(|error| format!("the example prints no JSON: {error}"))?;
     let (core, mcp) = (values(&samples["core"]), values(&samples["mcp"]));

@@ -55,6 +55,9 @@ enum Part {
         /// Runs of each
         #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
         runs: u32,
+        /// In VMs that were there before
+        #[arg(long)]
+        spares: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -125,8 +128,8 @@ pub(crate) fn bench(bench: &Bench) -> Result<(), String> {
             let (table, samples) = boot::measure(&pyro, *runs)?;
             (table, samples, output)
         }
-        Part::Mcp { runs, output } => {
-            let (table, samples) = mcp::measure(&pyro, *runs)?;
+        Part::Mcp { runs, spares, output } => {
+            let (table, samples) = mcp::measure(&pyro, *runs, *spares)?;
             (table, samples, output)
         }
         Part::Python { runs, output } => {

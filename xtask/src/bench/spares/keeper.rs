@@ -15,14 +15,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Ends the spares when it is dropped.
 #[derive(Debug)]
-pub(super) struct Keeper<'a> {
+pub(in crate::bench) struct Keeper<'a> {
     pyro: &'a Pyro,
 }
 
 impl<'a> Keeper<'a> {
     /// Returns when that many stand.
     #[allow(clippy::disallowed_methods, reason = "spares tell nobody that they stand")]
-    pub(super) fn start(pyro: &'a Pyro, count: u32) -> Result<Self, String> {
+    pub(in crate::bench) fn start(pyro: &'a Pyro, count: u32) -> Result<Self, String> {
         let count_text = count.to_string();
         let mut warm = pyro.command(CACHE);
         warm.args(["warm", "--quiet", "--json", "--count", &count_text, "--for=30m", ENVIRONMENT]);
@@ -56,7 +56,7 @@ impl<'a> Keeper<'a> {
         if self.spares()?.is_empty() { Ok(()) } else { Err("the run took no spare".to_owned()) }
     }
 
-    pub(super) fn stop(self) -> Result<(), String> {
+    pub(in crate::bench) fn stop(self) -> Result<(), String> {
         let stopped = stop(self.pyro);
         std::mem::forget(self);
         stopped

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::json;
 
 use self::contenders::Stage;
+pub(super) use self::keeper::Keeper;
 use super::contest::{self, Results, Rounds};
 use super::fresh::ENVIRONMENT;
 use super::others::Others;
