@@ -61,10 +61,8 @@ impl LaunchError {
     pub(crate) fn into_failure(self) -> Failure {
         match &self {
             Self::Scratch { source: ScratchError::NoSpace { directory, .. } } => {
-                Failure::from_error(FailureKind::NoSpace, &self).hint(format!(
-                    "free some space on the file system of `{}`",
-                    directory.display()
-                ))
+                Failure::from_error(FailureKind::NoSpace, &self)
+                    .hint(scratch::free_some_space(directory))
             }
             Self::Scratch { source: ScratchError::CannotFormat { .. } } => {
                 Failure::from_error(FailureKind::HostUnsupported, &self)

@@ -65,6 +65,11 @@ pub(crate) enum ScratchError {
     FormatTooLate { program: PathBuf, deadline: Duration },
 }
 
+/// What helps against [`ScratchError::NoSpace`].
+pub(crate) fn free_some_space(directory: &Path) -> String {
+    format!("free some space on the file system of `{}`", directory.display())
+}
+
 /// Makes a scratch disk on the file system of `directory`, with an empty ext4 file system made by the
 /// given `mke2fs`.
 pub(crate) async fn create(directory: &Path, mke2fs: &Path) -> Result<ScratchDisk, ScratchError> {

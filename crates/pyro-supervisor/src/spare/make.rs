@@ -13,7 +13,7 @@ use super::key::SpareKey;
 use crate::boot::{self, BootError, Vm};
 use crate::launch::StepClock;
 use crate::link::LinkError;
-use crate::scratch::{ScratchDisk, ScratchError};
+use crate::scratch::{self, ScratchDisk, ScratchError};
 use crate::template::key::KeyError;
 use crate::template::make::rest;
 use crate::template::restore::RestoreError;
@@ -66,8 +66,8 @@ impl MakeSpareError {
                 },
         } = &self
         {
-            let hint = format!("free some space on the file system of `{}`", directory.display());
-            return Failure::from_error(FailureKind::NoSpace, &self).hint(hint);
+            return Failure::from_error(FailureKind::NoSpace, &self)
+                .hint(scratch::free_some_space(directory));
         }
         Failure::from_error(FailureKind::VmStartFailed, &self)
             .hint("run `pyro doctor` to check this host")
