@@ -304,14 +304,14 @@ impl Owner {
             },
             FrameKind::Stdin | FrameKind::Output(_) => None,
         };
-        match (request, &self.house) {
-            (Some(request), Some(_)) => {
+        match request {
+            Some(request) if self.house.is_some() => {
                 let actions = self.lifecycle.asked(client, request);
                 return self.act(actions);
             }
-            (Some(Request::Delete), None) => return Some(End::LetGo),
+            Some(Request::Delete) => return Some(End::LetGo),
             // A VM that ends with its client has nothing else to be asked for but runs.
-            (Some(_) | None, None) | (None, Some(_)) => {}
+            Some(_) | None => {}
         }
         match self.conversation.client_sent(client, frame, now) {
             Ok(outgoing) => self.deliver(outgoing),
